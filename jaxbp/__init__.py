@@ -1,0 +1,1 @@
+"""Back-propagation for convolutional networks, written out by hand in JAX."""
