@@ -1,0 +1,164 @@
+"""Check what users hand in: every message names function, argument, expectation and find."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Shape = tuple[int, ...]
+
+
+def reject(
+    function: str, argument: str, expected: str, got: object, kind: type[Exception] = ValueError
+) -> Exception:
+    """Return the exception to raise for a bad argument."""
+    return kind(f"{function}: {argument} must be {expected}, got {got}")
+
+
+def describe(value: object) -> str:
+    """Return a value in few words: an array as dtype[shape], anything else by its repr."""
+    if isinstance(value, jax.Array | np.ndarray | np.generic):
+        return f"{value.dtype}[{','.join(map(str, value.shape))}]"
+    return f"{value!r} ({type(value).__name__})"
+
+
+def is_array(value: object) -> bool:
+    """Return whether jax.numpy takes the value as an array: no lists, no strings, no None."""
+    return isinstance(value, jax.Array | np.ndarray | np.generic | int | float)
+
+
+def floats(function: str, **values: Any) -> tuple[jax.Array, ...]:
+    """Return the values as real floating arrays of one dtype; Python scalars take that dtype."""
+    for name, value in values.items():
+        if not is_array(value) or not (
+            isinstance(value, int | float) or jnp.issubdtype(value.dtype, jnp.floating)
+        ):
+            raise reject(function, name, "a real floating array", describe(value), TypeError)
+    arrays = {name: jnp.asarray(value) for name, value in values.items()}
+    strong = {name: a for name, a in arrays.items() if not _is_weak(a)}
+    first, dtype = next(
+        ((name, a.dtype) for name, a in strong.items()), ("", jnp.result_type(float))
+    )
+    for name, a in strong.items():
+        if a.dtype != dtype:
+            raise reject(function, name, f"{dtype} as {first} is", describe(a), TypeError)
+    return tuple(
+        a if a.dtype == dtype and not _is_weak(a) else a.astype(dtype) for a in arrays.values()
+    )
+
+
+def _is_weak(a: jax.Array) -> bool:
+    return bool(jax.typeof(a).weak_type)
+
+
+def same_vma(*arrays: Any) -> tuple[Any, ...]:
+    """Return the arrays, all varying over the mesh axes over which any of them varies.
+
+    Under `shard_map` a replicated kernel meets a batch that varies over devices. Spreading the
+    kernel here, outside the rule, leaves the sum over devices of its cotangent to JAX, which
+    transposes the spreading; the rule itself then sees operands that vary alike.
+    """
+    axes: frozenset[str] = frozenset()
+    for a in arrays:
+        if a is not None:
+            axes |= jax.typeof(a).vma
+    return tuple(
+        a
+        if a is None or jax.typeof(a).vma == axes
+        else jax.lax.pcast(a, tuple(axes - jax.typeof(a).vma), to="varying")
+        for a in arrays
+    )
+
+
+def rank(function: str, argument: str, value: Any, ranks: tuple[int, ...], layout: str) -> None:
+    """Raise unless the array has one of the ranks that the layout allows."""
+    if value.ndim not in ranks:
+        wanted = " or ".join(map(str, ranks))
+        raise reject(function, argument, f"{layout} of rank {wanted}", describe(value))
+
+
+def shape(function: str, argument: str, value: Any, expected: Shape, why: str) -> None:
+    """Raise unless the array has just this shape."""
+    if value.shape != tuple(expected):
+        raise reject(function, argument, f"of shape {tuple(expected)} ({why})", describe(value))
+
+
+def shape_tuple(
+    function: str, argument: str, value: Any, ranks: tuple[int, ...], layout: str
+) -> Shape:
+    """Return a shape given by the user as a tuple of ints that are not negative."""
+    expected = f"a shape {layout} of {' or '.join(map(str, ranks))} ints, none negative"
+    try:
+        result = tuple(operator.index(n) for n in value)
+    except TypeError:
+        raise reject(function, argument, expected, describe(value), TypeError) from None
+    if len(result) not in ranks or min(result, default=0) < 0:
+        raise reject(function, argument, expected, describe(value))
+    return result
+
+
+def ints(function: str, argument: str, value: Any, axes: int, least: int = 1) -> Shape:
+    """Return an int, or one int a spatial axis, as a tuple with one int an axis."""
+    expected = f"an int or {axes} ints (one a spatial axis), each at least {least}"
+    try:
+        result = (operator.index(value),) * axes
+    except TypeError:
+        try:
+            result = tuple(operator.index(v) for v in value)
+        except TypeError:
+            raise reject(function, argument, expected, describe(value), TypeError) from None
+    if isinstance(value, bool) or len(result) != axes or min(result) < least:
+        raise reject(function, argument, expected, describe(value))
+    return result
+
+
+def positive(function: str, argument: str, value: Any) -> int:
+    """Return a positive int."""
+    try:
+        result = operator.index(value)
+    except TypeError:
+        raise reject(function, argument, "a positive int", describe(value), TypeError) from None
+    if isinstance(value, bool) or result < 1:
+        raise reject(function, argument, "a positive int", describe(value))
+    return result
+
+
+def number(function: str, argument: str, value: Any) -> float:
+    """Return a finite Python number."""
+    if isinstance(value, bool) or not isinstance(value, int | float | np.number):
+        raise reject(function, argument, "a Python number", describe(value), TypeError)
+    if not np.isfinite(value):
+        raise reject(function, argument, "finite", describe(value))
+    return float(value)
+
+
+def flag(function: str, argument: str, value: Any) -> bool:
+    """Return True or False, and nothing that merely looks like it."""
+    if not isinstance(value, bool | np.bool_):
+        raise reject(function, argument, "True or False", describe(value), TypeError)
+    return bool(value)
+
+
+def choice(function: str, argument: str, value: Any, among: tuple[str, ...]) -> str:
+    """Return one of the strings allowed."""
+    if not isinstance(value, str):
+        raise reject(function, argument, f"one of {among}", describe(value), TypeError)
+    if value not in among:
+        raise reject(function, argument, f"one of {among}", repr(value))
+    return value
+
+
+def axis(function: str, argument: str, value: Any, ndim: int) -> int:
+    """Return an axis as a number from 0 to ndim - 1."""
+    expected = f"an axis of an array of rank {ndim}"
+    try:
+        result = operator.index(value)
+    except TypeError:
+        raise reject(function, argument, expected, describe(value), TypeError) from None
+    if isinstance(value, bool) or not -ndim <= result < ndim:
+        raise reject(function, argument, expected, describe(value))
+    return result % ndim

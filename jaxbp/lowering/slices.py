@@ -1,0 +1,128 @@
+"""Pooling as one strided slice of the input for each cell of the window.
+
+Each slice holds, for every window, the value of one cell, so a pooling is an elementwise chain over
+|K| slices, and its adjoint puts each cell's share back where its slice came from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from jaxbp.arguments import Shape
+from jaxbp.window import Window
+
+
+def max_pool(x: jax.Array, window: Window) -> tuple[jax.Array, jax.Array]:
+    """y[N, *S_out, C] and each window's winner, the sum (4.3) of one term.
+
+    The first cell in row-major order that is the largest wins, and the first NaN before any number.
+    y is chosen by selects, never by `max`, so that its derivative goes to the winner as well.
+    """
+    y = winner = None
+    for m, cell in enumerate(slices(pad(x, window, -np.inf), window, x.shape)):
+        if y is None:
+            y, winner = cell, jnp.zeros(cell.shape, winner_dtype(window))
+        else:
+            better = ~(cell <= y) & (y == y)
+            y = jnp.where(better, cell, y)
+            winner = jnp.where(better, jnp.asarray(m, winner.dtype), winner)
+    return y, _not_in_padding(y, winner, window, x.shape)
+
+
+def max_pool_grad(
+    dy: jax.Array, winner: jax.Array, input_shape: Shape, window: Window
+) -> jax.Array:
+    """dx[N, *S, C]: each window's dy goes to its winner, and overlapping windows add (4.4)."""
+    wide = dy.astype(jnp.promote_types(dy.dtype, jnp.float32))
+    zero = jnp.zeros((), wide.dtype)
+    shares = (
+        jnp.where(winner == jnp.asarray(m, winner.dtype), wide, zero) for m in range(window.cells)
+    )
+    return unslice(shares, input_shape, window).astype(dy.dtype)
+
+
+def sum_pool(x: jax.Array, window: Window) -> jax.Array:
+    """y[N, *S_out, C]: the sum of each window's cells, in float32 at least."""
+    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    return add(slices(pad(x, window, 0), window, x.shape))
+
+
+def sum_pool_grad(dy: jax.Array, input_shape: Shape, window: Window) -> jax.Array:
+    """dx[N, *S, C]: each window gives dy to each of its cells, and overlapping windows add."""
+    wide = dy.astype(jnp.promote_types(dy.dtype, jnp.float32))
+    return unslice((wide for _ in range(window.cells)), input_shape, window).astype(dy.dtype)
+
+
+def winner_dtype(window: Window) -> np.dtype:
+    """The smallest unsigned integer that counts the window's cells."""
+    return np.min_scalar_type(max(window.cells - 1, 0))
+
+
+def _not_in_padding(y: jax.Array, winner: jax.Array, window: Window, shape: Shape) -> jax.Array:
+    # Padding is -inf, so it can only win in a window whose input cells are -inf too; the first of
+    # those is the winner then.
+    inside = cells_inside(window, shape[1:-1])
+    first = np.argmax(inside, axis=0).astype(winner.dtype)
+    if not first.any():
+        return winner
+    return jnp.where(y == -jnp.inf, first[None, ..., None], winner)
+
+
+def cells_inside(window: Window, spatial: Shape) -> np.ndarray:
+    """bool[|K|, *S_out]: whether the cell of the window lies in the input, not in the padding."""
+    inside = np.ones((window.cells, *window.output(spatial)), bool)
+    for m, offset in enumerate(window.offsets()):
+        for axis, (o, n) in enumerate(zip(offset, spatial, strict=True)):
+            place = np.arange(inside.shape[1 + axis]) * window.stride[axis] + o - window.low[axis]
+            along = [1] * len(spatial)
+            along[axis] = -1
+            inside[m] &= ((place >= 0) & (place < n)).reshape(along)
+    return inside
+
+
+def pad(x: jax.Array, window: Window, value: float) -> jax.Array:
+    """x[N, *S, C] padded with the value, or cropped, as the window says."""
+    if not any(low or high for low, high in window.padding):
+        return x
+    config = [(0, 0, 0), *((low, high, 0) for low, high in window.padding), (0, 0, 0)]
+    return lax.pad(x, jnp.asarray(value, x.dtype), config)
+
+
+def slices(padded: jax.Array, window: Window, shape: Shape) -> Iterator[jax.Array]:
+    """[N, *S_out, C] for each cell of the window, row-major, of an input of `shape`, padded."""
+    n, *spatial, c = shape
+    windows = window.output(tuple(spatial))
+    for offset in window.offsets():
+        if 0 in windows:
+            yield jnp.zeros((n, *windows, c), padded.dtype)
+            continue
+        limit = [o + s * (m - 1) + 1 for o, s, m in zip(offset, window.stride, windows, strict=True)]
+        yield lax.slice(padded, (0, *offset, 0), (n, *limit, c), (1, *window.stride, 1))
+
+
+def unslice(shares: Iterable[jax.Array], input_shape: Shape, window: Window) -> jax.Array:
+    """dx[N, *S, C]: the sum over cells of their shares [N, *S_out, C], each put in its place."""
+
+    def put(share: jax.Array, offset: Shape) -> jax.Array:
+        config = [(0, 0, 0)]
+        for n, m, o, s, low in zip(
+            input_shape[1:-1], share.shape[1:-1], offset, window.stride, window.low, strict=True
+        ):
+            reach = s * (m - 1) + 1 if m else 0
+            config.append((o - low, n - (o - low) - reach, s - 1))
+        return lax.pad(share, jnp.zeros((), share.dtype), [*config, (0, 0, 0)])
+
+    return add(put(share, o) for share, o in zip(shares, window.offsets(), strict=True))
+
+
+def add(terms: Iterable[jax.Array]) -> jax.Array:
+    """The sum of the terms, of which there is at least one."""
+    first, *rest = terms
+    for term in rest:
+        first = first + term
+    return first

@@ -1,0 +1,96 @@
+"""Convolution and its two adjoints as XLA's own convolution: right and good on every device."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jaxbp.arguments import Shape, same_vma
+from jaxbp.window import Window
+
+# The axes in lax's letters, by the number of spatial axes: arrays [N, *S, C], kernels [*K, C, O].
+_SPATIAL = {1: "X", 2: "YX", 3: "ZYX"}
+
+
+def conv(x: jax.Array, w: jax.Array, window: Window, groups: int) -> jax.Array:
+    """y[N, *S_out, O] of x[N, *S, C] and w[*K, C // groups, O], the sum (3.5)."""
+    s = _SPATIAL[len(window.size)]
+    return _convolve(
+        x,
+        w,
+        (x.shape[0], *window.output(x.shape[1:-1]), w.shape[-1]),
+        window_strides=window.stride,
+        padding=window.padding,
+        rhs_dilation=window.dilation,
+        dimension_numbers=(f"N{s}C", f"{s}IO", f"N{s}C"),
+        feature_group_count=groups,
+    )
+
+
+def conv_kernel_grad(x: jax.Array, dy: jax.Array, window: Window, groups: int) -> jax.Array:
+    """dw[*K, C // groups, O], the sum (3.6).
+
+    The channels of x play the batch, the batch is summed over, and dy is the kernel; stride and
+    dilation change places.
+    """
+    s = _SPATIAL[len(window.size)]
+    reach = [
+        stride * (m - 1) + 1 if m else 0
+        for m, stride in zip(dy.shape[1:-1], window.stride, strict=True)
+    ]
+    padding = [
+        (low, span - 1 + r - n - low)
+        for n, low, span, r in zip(x.shape[1:-1], window.low, window.span, reach, strict=True)
+    ]
+    return _convolve(
+        x,
+        dy,
+        (*window.size, x.shape[-1] // groups, dy.shape[-1]),
+        window_strides=window.dilation,
+        padding=padding,
+        rhs_dilation=window.stride,
+        dimension_numbers=(f"C{s}N", f"I{s}O", f"{s}NC"),
+        batch_group_count=groups,
+    )
+
+
+def conv_input_grad(
+    dy: jax.Array, w: jax.Array, input_shape: Shape, window: Window, groups: int
+) -> jax.Array:
+    """dx[N, *S, C], the sum (3.7): dy, dilated by the stride, with the kernel turned by 180°."""
+    s = _SPATIAL[len(window.size)]
+    axes = tuple(range(len(window.size)))
+    padding = []
+    for n, m, span, low, stride in zip(
+        input_shape[1:-1], dy.shape[1:-1], window.span, window.low, window.stride, strict=True
+    ):
+        reach = stride * (m - 1) + 1 if m else 0
+        before = span - 1 - low
+        padding.append((before, n + span - 1 - reach - before))
+    *k, c, o = w.shape
+    # [*K, C/g, O] -> [*K, C, O/g], so that the group's place moves from the outputs to the inputs.
+    w = w.reshape(*k, c, groups, o // groups)
+    w = jnp.moveaxis(w, -2, -3).reshape(*k, groups * c, o // groups)
+    return _convolve(
+        dy,
+        lax.rev(w, axes),
+        input_shape,
+        window_strides=(1,) * len(k),
+        padding=padding,
+        lhs_dilation=window.stride,
+        rhs_dilation=window.dilation,
+        dimension_numbers=(f"N{s}C", f"{s}OI", f"N{s}C"),
+        feature_group_count=groups,
+    )
+
+
+def _convolve(x: jax.Array, w: jax.Array, shape: Shape, **options: Any) -> jax.Array:
+    if 0 in (*x.shape, *w.shape, *shape):  # XLA refuses a window of no cells
+        return same_vma(jnp.zeros(shape, x.dtype), x, w)[0]
+    # Half precision sums in float32, and rounds once.
+    wide = jnp.promote_types(x.dtype, jnp.float32)
+    y = lax.conv_general_dilated(x, w, **options, preferred_element_type=wide)
+    return y.astype(x.dtype)
