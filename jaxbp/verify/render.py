@@ -1,0 +1,286 @@
+"""A report as text: first what is wrong, as a good compiler says it, then what was looked at."""
+
+import os
+import textwrap
+from collections.abc import Iterable, Sequence
+from typing import TextIO
+
+from jaxbp.verify.report import Check, Finding, Power, Precision, Report
+
+WIDTH = 92
+
+PHRASES = {
+    "scale": "is a multiple of the truth",
+    "averaged": "is a mean where a sum belongs",
+    "sign": "has its sign turned",
+    "transposed": "has axes exchanged",
+    "swapped-arguments": "belongs to another argument",
+    "flipped": "is mirrored along axes",
+    "shifted": "is displaced",
+    "border": "is wrong at the border only",
+    "local": "is wrong at a few entries, or in one region",
+    "missing-term": "lacks a summand or a factor",
+    "zero": "is zero where it must not be",
+    "one-example": "covers part of the batch",
+    "not-reduced": "was not summed over a broadcast axis",
+    "value": "differs from the reference",
+    "fwd-value": "differs between fwd and the primal",
+    "structure": "has the wrong number or tree of cotangents",
+    "shape": "has another shape than its primal",
+    "dtype": "has another dtype than its primal",
+    "nan": "is NaN or inf for a finite input",
+    "nonlinear": "is not linear in the cotangent",
+    "nondeterministic": "differs between two calls, or depends on state",
+    "precision": "loses more digits than the dtype must",
+    "second-order": "is right once and wrong when differentiated again",
+    "vmap": "is wrong only under vmap",
+    "jit": "is wrong only under jit",
+    "scan": "is wrong only under scan",
+    "remat": "is wrong only under remat",
+    "shard-map": "is wrong only under shard_map",
+    "ties": "breaks the reference's convention at a kink",
+    "overwritten": "keeps one of several contributions",
+    "surrogate": "is the gradient of something else on purpose",
+    "unknown": "is wrong, and no hypothesis explains it",
+}
+"""What each word of diagnosis says of the wrong answer."""
+
+_CODES = {"red": "1;31", "green": "1;32", "yellow": "1;33", "blue": "1;34", "bold": "1", "dim": "2"}
+
+# The columns of the summary, and the checks that each one gathers.
+COLUMNS: dict[str, tuple[str, ...]] = {}
+
+
+def wants_color(stream: TextIO) -> bool:
+    """Say whether to colour: on a terminal that has not been told otherwise (NO_COLOR)."""
+    return (
+        stream.isatty()
+        and not os.environ.get("NO_COLOR")
+        and os.environ.get("TERM", "") not in ("", "dumb")
+    )
+
+
+def render(report: Report, color: bool = False) -> str:
+    """Write a report out.
+
+    Args:
+        report: what `check_vjp` returned.
+        color: whether to mark it up for a terminal.
+
+    Returns:
+        The text, at most 92 columns wide unless a name or an index is longer; no last newline.
+
+    Example:
+        >>> print(render(Report("f", ("x: f32[3]",), (), ())).splitlines()[0])
+        ok: nothing wrong found in f
+    """
+    paint = _Paint(color)
+    blocks = [
+        _headline(report, paint),
+        *(_finding(finding, report, paint) for finding in report.findings),
+        _checks(report.checks, paint),
+        _precisions(report.precisions, paint),
+        _powers(report.powers, paint),
+        *(_remark("warning", "yellow", text, paint) for text in report.warnings),
+        "\n".join(_remark("note", "blue", text, paint) for text in report.notes),
+    ]
+    return "\n\n".join(block for block in blocks if block)
+
+
+class _Paint:
+    """Colour, or the plain text where none is wanted."""
+
+    def __init__(self, color: bool) -> None:
+        self._color = color
+
+    def __call__(self, style: str, text: str) -> str:
+        return f"\x1b[{_CODES[style]}m{text}\x1b[0m" if self._color and text else text
+
+
+def verdict(report: Report) -> str:
+    """Say the outcome in one line.
+
+    Example:
+        >>> wrong = Finding("gradient", "w", "sign", "", "rule")
+        >>> verdict(Report("f", (), (), (wrong,)))
+        'refuted: f: sign (w)'
+    """
+    if report.ok:
+        return f"ok: nothing wrong found in {report.function}"
+    blamed: dict[str, list[str]] = {}
+    for finding in report.findings:
+        blamed.setdefault(finding.diagnosis, []).append(finding.argument or "")
+    parts = []
+    for diagnosis, arguments in blamed.items():
+        names = ", ".join(dict.fromkeys(name for name in arguments if name))
+        parts.append(f"{diagnosis} ({names})" if names else diagnosis)
+    return f"refuted: {report.function}: {', '.join(parts)}"
+
+
+def _headline(report: Report, paint: _Paint) -> str:
+    first = paint("green" if report.ok else "red", verdict(report))
+    facts = [
+        ("arguments", ", ".join(report.arguments)),
+        ("compared with", report.reference),
+        ("seed", f"{report.seed}, {report.seconds:.1f} s"),
+    ]
+    lines = [first]
+    for name, text in facts:
+        if text:
+            wrapped = textwrap.wrap(text, WIDTH - 17, break_long_words=False)
+            lines.append(f"  {paint('dim', f'{name:<13}')}  {wrapped[0]}")
+            lines += [" " * 17 + line for line in wrapped[1:]]
+    return "\n".join(lines)
+
+
+def _finding(finding: Finding, report: Report, paint: _Paint) -> str:
+    where = finding.argument or ""
+    if finding.index is not None:
+        where += f"[{', '.join(map(str, finding.index))}]"
+    place = f"{report.function}, {where}" if where else report.function
+    title = paint("red", f"error[{finding.diagnosis}]") + paint("bold", f": {_claim(finding)}")
+    bar = paint("blue", "   |")
+    lines = [title, f"{paint('blue', '  -->')} {place}  {paint('dim', f'({finding.check})')}"]
+    numbers = list(_numbers(finding))
+    if numbers:
+        lines += [bar, *(f"{bar} {name:<15} {value}" for name, value in numbers), bar]
+    lines += _equals(finding.message, paint)
+    if finding.explained is not None:
+        lines += _equals(f"this explains {_share(finding.explained)} of the error", paint)
+    return "\n".join(lines)
+
+
+def _claim(finding: Finding) -> str:
+    """Say who is wrong, in which way."""
+    phrase = PHRASES.get(finding.diagnosis, "is wrong")
+    if finding.argument is None or finding.diagnosis in ("value", "fwd-value"):
+        side = "rule or its reference" if finding.side == "undecided" else finding.side
+        return f"the {side} {phrase}"
+    if finding.side == "rule":
+        return f"the gradient of {finding.argument} {phrase}"
+    if finding.side == "undecided":
+        return f"the gradient of {finding.argument}, or the reference's, {phrase}"
+    return f"the {finding.side}'s gradient of {finding.argument} {phrase}"
+
+
+def _numbers(finding: Finding) -> Iterable[tuple[str, str]]:
+    got, expected = finding.got, finding.expected
+    if got is not None and expected is not None:
+        digits = _digits_to_tell_apart(got, expected)
+        yield "it is", f"{got: .{digits}g}"
+        yield "should be", f"{expected: .{digits}g}"
+        yield "apart by", f"{abs(got - expected): .3g}"
+    elif got is not None:
+        yield "it is", f"{got: .6g}"
+    elif expected is not None:
+        yield "should be", f"{expected: .6g}"
+    if finding.tolerance is not None:
+        yield "allowed", f"{finding.tolerance: .3g}"
+
+
+def _digits_to_tell_apart(first: float, second: float) -> int:
+    """Give enough digits to see the difference, and two more."""
+    for digits in range(4, 16):
+        if f"{first:.{digits}g}" != f"{second:.{digits}g}":
+            return max(6, digits + 2)
+    return 17
+
+
+def _share(explained: float) -> str:
+    """Give a share in per cent, never rounded up to all of it."""
+    percent = 100 * explained
+    return f"{percent:.0f} %" if percent <= 99 or percent == 100 else f"{percent:.6g} %"
+
+
+def _equals(text: str, paint: _Paint) -> list[str]:
+    """Write a paragraph behind the compiler's `=`."""
+    lines = _wrap(text, WIDTH - 5)
+    return [
+        (paint("blue", "   = ") if number == 0 else "     ") + line
+        for number, line in enumerate(lines)
+    ]
+
+
+def _wrap(text: str, width: int) -> list[str]:
+    """Wrap each line of a text by itself."""
+    return [
+        line
+        for paragraph in text.splitlines()
+        for line in textwrap.wrap(paragraph, width, break_long_words=False) or [""]
+    ]
+
+
+def _remark(kind: str, style: str, text: str, paint: _Paint) -> str:
+    lines = _wrap(text, WIDTH - len(kind) - 2)
+    return paint(style, f"{kind}:") + " " + ("\n" + " " * (len(kind) + 2)).join(lines)
+
+
+def _checks(checks: Sequence[Check], paint: _Paint) -> str:
+    if not checks:
+        return ""
+    name_width = max(len(check.name) for check in checks)
+    lines = [paint("bold", "checked")]
+    for check in checks:
+        mark = _mark(check.ok, paint)
+        details = _wrap(check.detail, WIDTH - name_width - 11)
+        lines.append(
+            f"  {check.name:<{name_width}}  {mark}  {details[0] if details else ''}".rstrip()
+        )
+        lines += [" " * (name_width + 11) + line for line in details[1:]]
+    return "\n".join(lines)
+
+
+def _mark(ok: bool | None, paint: _Paint) -> str:
+    if ok is None:
+        return paint("dim", "  -  ")
+    return paint("green", " ok  ") if ok else paint("red", "WRONG")
+
+
+def _precisions(precisions: Sequence[Precision], paint: _Paint) -> str:
+    if not precisions:
+        return ""
+    rows = [
+        (
+            row.dtype,
+            row.argument,
+            _ulps(row.error_ulps),
+            _ulps(row.autodiff_ulps),
+            f"{row.ratio:.2f}",
+        )
+        for row in precisions
+    ]
+    head = ("precision", "argument", "rule, ulps", "autodiff, ulps", "ratio")
+    return _aligned(head, rows, "<<>>>", paint)
+
+
+def _ulps(ulps: float) -> str:
+    return f"{ulps:.2f}" if ulps < 1e4 else f"{ulps:.1e}"
+
+
+def _powers(powers: Sequence[Power], paint: _Paint) -> str:
+    if not powers:
+        return ""
+    rows = [
+        (row.argument, _smallest(row.smallest_error), _smallest(row.smallest_scale), row.detail)
+        for row in powers
+    ]
+    head = ("would be seen", "one entry off by", "all scaled by 1 +", "")
+    return _aligned(head, rows, "<>><", paint)
+
+
+def _smallest(error: float) -> str:
+    return "nothing" if error == float("inf") else f"{error:.1e}"
+
+
+def _aligned(head: Sequence[str], rows: Sequence[Sequence[str]], sides: str, paint: _Paint) -> str:
+    """Write columns under a head, each left (`<`) or right (`>`) aligned."""
+    indented = [("  " + first, *others) for first, *others in rows]
+    widths = [max(map(len, column)) for column in zip(head, *indented, strict=True)]
+
+    def line(cells: Sequence[str]) -> str:
+        padded = (
+            f"{cell:{side}{width}}" for cell, side, width in zip(cells, sides, widths, strict=True)
+        )
+        return "  ".join(padded).rstrip()
+
+    return "\n".join([paint("bold", line(head)), *map(line, indented)])
