@@ -55,23 +55,22 @@ def _is_weak(a: jax.Array) -> bool:
     return bool(jax.typeof(a).weak_type)
 
 
-def same_vma(*arrays: Any) -> tuple[Any, ...]:
-    """Return the arrays, all varying over the mesh axes over which any of them varies.
+def vary_alike(*arrays: Any) -> tuple[Any, ...]:
+    """Return the arrays (or None), all varying over the mesh axes over which any of them varies.
 
     Under `shard_map` a replicated kernel meets a batch that varies over devices. Spreading the
     kernel here, outside the rule, leaves the sum over devices of its cotangent to JAX, which
     transposes the spreading; the rule itself then sees operands that vary alike.
     """
-    axes: frozenset[str] = frozenset()
-    for a in arrays:
-        if a is not None:
-            axes |= jax.typeof(a).vma
+    axes = frozenset[str]().union(*(_varying(a) for a in arrays if a is not None))
     return tuple(
-        a
-        if a is None or jax.typeof(a).vma == axes
-        else jax.lax.pcast(a, tuple(axes - jax.typeof(a).vma), to="varying")
+        a if a is None else jax.lax.pcast(a, tuple(axes - _varying(a)), to="varying")
         for a in arrays
     )
+
+
+def _varying(a: jax.Array) -> frozenset[str]:
+    return jax.typeof(a).manual_axis_type.varying
 
 
 def rank(function: str, argument: str, value: Any, ranks: tuple[int, ...], layout: str) -> None:
