@@ -47,8 +47,13 @@ PHRASES = {
 
 _CODES = {"red": "1;31", "green": "1;32", "yellow": "1;33", "blue": "1;34", "bold": "1", "dim": "2"}
 
-# The columns of the summary, and the checks that each one gathers.
-COLUMNS: dict[str, tuple[str, ...]] = {}
+# The columns of the table, and the checks that each one gathers; "gradient" takes all others.
+_COLUMNS = {
+    "value": ("value", "fwd-value"),
+    "gradient": (),
+    "second order": ("second-order",),
+    "transforms": ("jit", "vmap", "scan", "remat", "shard-map"),
+}
 
 
 def wants_color(stream: TextIO) -> bool:
@@ -85,6 +90,84 @@ def render(report: Report, color: bool = False) -> str:
         "\n".join(_remark("note", "blue", text, paint) for text in report.notes),
     ]
     return "\n\n".join(block for block in blocks if block)
+
+
+def table_head(width: int, color: bool) -> str:
+    """Write the head of the table that has one line a case.
+
+    Args:
+        width: the width of the first column, the cases' names.
+        color: whether to mark it up for a terminal.
+    """
+    columns = [f"{'rule':<{width}}", *_COLUMNS, "precision", "    power", "seconds"]
+    return _Paint(color)("bold", "  ".join(columns))
+
+
+def table_row(name: str, width: int, report: Report | None, failure: str, color: bool) -> str:
+    """Write the line of one case.
+
+    Args:
+        name: the case's name.
+        width: the width of the first column.
+        report: what was found; None where the case could not run.
+        failure: why it could not run.
+        color: whether to mark it up for a terminal.
+    """
+    paint = _Paint(color)
+    if report is None:
+        return f"{name:<{width}}  {paint('red', 'could not run')}: {failure}"
+    cells = [f"{name:<{width}}"]
+    for column in _COLUMNS:
+        outcomes = [check.ok for check in report.checks if _column(check) == column]
+        outcome = False if False in outcomes else True if True in outcomes else None
+        cells.append(_mark(outcome, paint) + " " * (len(column) - 5))
+    cells.append(_worst_precision(report, paint))
+    cells.append(f"{_weakest_power(report):>9}")
+    cells.append(f"{report.seconds:7.1f}")
+    return "  ".join(cells)
+
+
+def table_foot(reports: Sequence[Report], cases: int, seconds: float, color: bool) -> str:
+    """Write what follows the table: every refuted report whole, warnings once, the verdict.
+
+    Args:
+        reports: those of the cases that could run.
+        cases: how many cases there are.
+        seconds: how long they took together.
+        color: whether to mark it up for a terminal.
+    """
+    paint = _Paint(color)
+    refuted = [report for report in reports if not report.ok]
+    warnings = dict.fromkeys(text for report in reports for text in report.warnings)
+    counts = [(len(reports) - len(refuted), "ok"), (len(refuted), "refuted")]
+    counts.append((cases - len(reports), "could not run"))
+    total = ", ".join(f"{count} {what}" for count, what in counts if count)
+    good = len(reports) == cases and not refuted
+    blocks = [
+        *(render(report, color) for report in refuted),
+        *(_remark("warning", "yellow", text, paint) for text in warnings),
+        paint("green" if good else "red", f"{total} of {cases}") + f" in {seconds:.0f} s",
+    ]
+    return "\n" + "\n\n".join(blocks)
+
+
+def _column(check: Check) -> str:
+    return next((column for column, names in _COLUMNS.items() if check.name in names), "gradient")
+
+
+def _worst_precision(report: Report, paint: "_Paint") -> str:
+    """Give the largest ratio to autodiff's error, marked by what the check says of it."""
+    if not report.precisions:
+        return f"{'-':>9}"
+    worst = max(row.ratio for row in report.precisions)
+    wrong = any(check.ok is False for check in report.checks if check.name == "precision")
+    return paint("red" if wrong else "green", f"{f'{worst:.2f}x':>9}")
+
+
+def _weakest_power(report: Report) -> str:
+    if not report.powers:
+        return "-"
+    return _smallest(max(power.smallest_error for power in report.powers))
 
 
 class _Paint:
@@ -224,16 +307,17 @@ def _checks(checks: Sequence[Check], paint: _Paint) -> str:
         mark = _mark(check.ok, paint)
         details = _wrap(check.detail, WIDTH - name_width - 11)
         lines.append(
-            f"  {check.name:<{name_width}}  {mark}  {details[0] if details else ''}".rstrip()
+            f"  {check.name:<{name_width}}  {mark}  {'' if not details else details[0]}".rstrip()
         )
         lines += [" " * (name_width + 11) + line for line in details[1:]]
     return "\n".join(lines)
 
 
 def _mark(ok: bool | None, paint: _Paint) -> str:
+    """Give a mark of five columns."""
     if ok is None:
-        return paint("dim", "  -  ")
-    return paint("green", " ok  ") if ok else paint("red", "WRONG")
+        return f"  {paint('dim', '-')}  "
+    return f" {paint('green', 'ok')}  " if ok else paint("red", "WRONG")
 
 
 def _precisions(precisions: Sequence[Precision], paint: _Paint) -> str:

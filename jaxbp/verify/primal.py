@@ -1,0 +1,131 @@
+"""A function without its hand-written rules: every `custom_vjp` replaced by the plain function in it.
+
+Works on the traced program, so the rule may sit anywhere: in a jitted helper, a scan body, a branch.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend import core
+
+from jaxbp.verify.subject import LeafFunction, Leaves
+
+_INLINED = {"jit", "pjit", "closed_call", "core_call", "custom_vjp_call", "custom_lin"}
+
+
+def without_rules(fn: LeafFunction) -> LeafFunction:
+    """`fn` with each `custom_vjp` call replaced by its primal."""
+
+    def plain(leaves: Leaves, others: Leaves) -> Leaves:
+        program = jax.make_jaxpr(fn)(leaves, others)
+        return evaluate(program, [*leaves, *others])
+
+    return plain
+
+
+def evaluate(program: Any, args: list[Any]) -> list[Any]:
+    """Run a closed jaxpr, with its rules replaced by their primals."""
+    jaxpr, consts = program.jaxpr, program.consts
+    env: dict[Any, Any] = dict(zip(jaxpr.constvars, consts, strict=True))
+    env.update(zip(jaxpr.invars, args, strict=True))
+
+    def read(atom: Any) -> Any:
+        return atom.val if isinstance(atom, core.Literal) else env[atom]
+
+    for eqn in jaxpr.eqns:
+        operands = [read(v) for v in eqn.invars]
+        inner = inlined_program(eqn)
+        if inner is not None:
+            results = evaluate(inner, operands)
+        else:
+            results = bind(eqn, _params_without_rules(eqn), operands)
+        env.update(zip(eqn.outvars, results, strict=True))
+    return [read(v) for v in jaxpr.outvars]
+
+
+def inlined_program(eqn: Any) -> Any | None:
+    """The closed jaxpr that a call is the same as, or None where it is no plain call."""
+    name = eqn.primitive.name
+    if name == "custom_jvp_call" and has_rule(eqn.params["call_jaxpr"]):
+        return _closed(eqn.params["call_jaxpr"])
+    if name not in _INLINED:
+        return None
+    inner = eqn.params.get("jaxpr", eqn.params.get("call_jaxpr"))
+    return None if inner is None else _closed(inner)
+
+
+def bind(eqn: Any, params: dict[str, Any], operands: list[Any]) -> list[Any]:
+    """Apply an equation's primitive to other operands."""
+    result = eqn.primitive.bind(*operands, **eqn.primitive.get_bind_params(params))
+    return list(result) if eqn.primitive.multiple_results else [result]
+
+
+def _params_without_rules(eqn: Any) -> dict[str, Any]:
+    def replaced(value: Any) -> Any:
+        if isinstance(value, tuple) and any(map(is_program, value)):
+            return tuple(map(replaced, value))
+        if not is_program(value) or not has_rule(value):
+            return value
+        closed = _closed(value)
+        plain = jax.make_jaxpr(lambda *args: evaluate(closed, list(args)))(*closed.in_avals)
+        return plain if type(value) is type(closed) else plain.jaxpr
+
+    if not any(map(has_rule, sub_programs(eqn))):
+        return eqn.params
+    return {key: replaced(value) for key, value in eqn.params.items()}
+
+
+def is_program(value: Any) -> bool:
+    return isinstance(value, (core.Jaxpr, core.ClosedJaxpr))
+
+
+def _closed(program: Any) -> Any:
+    if isinstance(program, core.ClosedJaxpr):
+        return program
+    return core.ClosedJaxpr(program, ())
+
+
+def sub_programs(eqn: Any) -> Iterator[Any]:
+    """The jaxprs among an equation's parameters."""
+    for value in eqn.params.values():
+        for entry in value if isinstance(value, (tuple, list)) else (value,):
+            if is_program(entry):
+                yield entry
+
+
+def equations(program: Any) -> Iterator[Any]:
+    """Every equation of a program, those of inner programs too."""
+    for eqn in getattr(program, "jaxpr", program).eqns:
+        yield eqn
+        for inner in sub_programs(eqn):
+            yield from equations(inner)
+
+
+def has_rule(program: Any) -> bool:
+    """Whether a `custom_vjp` is called anywhere in it."""
+    return any(eqn.primitive.name == "custom_vjp_call" for eqn in equations(program))
+
+
+def coarsest_eps(program: Any, wide: Any = np.float64) -> float:
+    """The rounding unit of the narrowest floating dtype that a program computes in."""
+    eps = float(jnp.finfo(wide).eps)
+    for eqn in equations(program):
+        for var in eqn.outvars:
+            dtype = getattr(var.aval, "dtype", None)
+            if dtype is not None and jnp.issubdtype(dtype, jnp.inexact) and var.aval.size:
+                eps = max(eps, float(jnp.finfo(dtype).eps))
+    return eps
+
+
+def stops_gradients(program: Any) -> bool:
+    """Whether it says somewhere that a value shall have another derivative than its own."""
+    names = {eqn.primitive.name for eqn in equations(program)}
+    return bool(names & {"stop_gradient", "custom_jvp_call"})
+
+
+def trace(fn: Callable[..., Any], *args: Any) -> Any:
+    """The closed jaxpr of `fn` at these arguments."""
+    return jax.make_jaxpr(fn)(*args)

@@ -1,0 +1,301 @@
+"""The function on trial, as a function of the array leaves that it can be differentiated by.
+
+Everything else in the checker speaks of flat float64 vectors: `x` holds every differentiable leaf
+one after the other, `y` every floating output. A `Subject` knows which part of `x` is which
+argument, and a `Pullback` evaluates a function and its VJP on such vectors in one chosen dtype.
+"""
+
+import dataclasses
+import functools
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Vector = np.ndarray
+Leaves = list[Any]
+LeafFunction = Callable[[Leaves, Leaves], Leaves]
+"""From the differentiable and the other array leaves to the floating output leaves."""
+
+
+class OutputError(TypeError):
+    """The function gave something that cannot be differentiated."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Leaf:
+    """One differentiable array among the arguments."""
+
+    name: str
+    argument: int
+    """Which top-level argument it belongs to, positional ones first."""
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    start: int
+    stop: int
+
+    @property
+    def part(self) -> slice:
+        return slice(self.start, self.stop)
+
+    @property
+    def size(self) -> int:
+        return self.stop - self.start
+
+
+class Subject:
+    """How `fn(*args, **kwargs)` is called with the differentiable leaves replaced."""
+
+    def __init__(
+        self, fn: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> None:
+        self.fn = fn
+        self.name = _function_name(fn)
+        held = set(getattr(fn, "nondiff_argnums", ()))
+        names = _parameter_names(fn, len(args), kwargs)
+        paths, self._tree = jax.tree_util.tree_flatten_with_path((tuple(args), dict(kwargs)))
+        arrays = [leaf for _, leaf in paths if _is_array(leaf)]
+        self._template: list[Any] = []
+        self._kind: list[str] = []
+        self.leaves: list[Leaf] = []
+        self.values: list[np.ndarray] = []
+        self.others: list[Any] = []
+        self.other_arguments: list[int] = []
+        start = 0
+        for path, leaf in paths:
+            argument, name = _locate(path, names, len(args), kwargs)
+            kind = "static" if argument in held else _kind_of(leaf)
+            self._kind.append(kind)
+            self._template.append(leaf)
+            if kind == "diff":
+                value = np.asarray(leaf, dtype=_dtype_of(leaf, arrays))
+                stop = start + value.size
+                self.leaves.append(Leaf(name, argument, value.shape, value.dtype, start, stop))
+                self.values.append(value)
+                start = stop
+            elif kind == "other":
+                self.others.append(leaf)
+                self.other_arguments.append(argument)
+        self.size = start
+        self.argument_names = names
+
+    @property
+    def x(self) -> Vector:
+        """The given leaves as one float64 vector."""
+        return pack(self.values)
+
+    def cache_key(self) -> Any:
+        """What has to be the same for compiled functions to be used again; None: nothing can be."""
+        held = [v for v, k in zip(self._template, self._kind, strict=True) if k == "static"]
+        avals = [(v.shape, str(v.dtype)) for v in self.values]
+        avals += [(jnp.shape(v), str(jnp.asarray(v).dtype)) for v in self.others]
+        try:
+            key = (self._tree, tuple(self._kind), tuple(map(_hashable, held)), tuple(avals))
+            hash(key)
+        except TypeError:
+            return None
+        return key
+
+    def function(self, fn: Callable[..., Any]) -> LeafFunction:
+        """`fn` as a function of lists of leaves, its floating outputs as a list of leaves."""
+
+        def leaf_function(leaves: Leaves, others: Leaves) -> Leaves:
+            result = self.call(fn, leaves, others)
+            return [v for v in map(jnp.asarray, jax.tree.leaves(result)) if _is_inexact(v.dtype)]
+
+        return leaf_function
+
+    def call(self, fn: Callable[..., Any], leaves: Leaves, others: Leaves) -> Any:
+        """Call `fn` as the user did, with these leaves in place of theirs."""
+        diff, other = iter(leaves), iter(others)
+        full = [
+            next(diff) if kind == "diff" else next(other) if kind == "other" else leaf
+            for leaf, kind in zip(self._template, self._kind, strict=True)
+        ]
+        args, kwargs = jax.tree_util.tree_unflatten(self._tree, full)
+        return fn(*args, **kwargs)
+
+    def cast(self, x: Vector, dtype: Any = None) -> list[np.ndarray]:
+        """The leaves of `x`, in `dtype` where they are real; None: each in its own."""
+        cast = []
+        for leaf in self.leaves:
+            own = leaf.dtype
+            if dtype is not None:
+                own = np.dtype(dtype) if _is_real(own) else np.dtype(np.complex128)
+            cast.append(unpack(x[leaf.part], leaf).astype(own))
+        return cast
+
+    @property
+    def is_real(self) -> bool:
+        return all(_is_real(leaf.dtype) for leaf in self.leaves)
+
+
+def pack(leaves: Sequence[Any]) -> Vector:
+    """Lay leaves one after the other, in float64 (complex128 if any is complex)."""
+    parts = [np.asarray(leaf) for leaf in leaves]
+    wide = np.complex128 if any(p.dtype.kind == "c" for p in parts) else np.float64
+    if not parts:
+        return np.zeros(0)
+    return np.concatenate([p.astype(wide).reshape(-1) for p in parts])
+
+
+def unpack(part: Vector, leaf: Leaf) -> np.ndarray:
+    """One leaf's part of a vector, in the leaf's shape."""
+    return part.reshape(leaf.shape)
+
+
+class Pullback:
+    """A function's value and VJP on flat vectors, in one dtype, compiled once.
+
+    With `dtype` float64 the function is traced with JAX's 64-bit mode on and every real leaf cast;
+    with None it sees the leaves as they were given; a narrower dtype casts every real leaf to it.
+    """
+
+    def __init__(self, subject: Subject, fn: LeafFunction, dtype: Any = None) -> None:
+        self.subject = subject
+        self.fn = fn
+        self.dtype = dtype
+        self.wide = dtype is not None and np.dtype(dtype) == np.float64
+        self._value = jax.jit(fn)
+        self._vjp = jax.jit(vjp_of(fn))
+        self._outputs: list[jax.ShapeDtypeStruct] | None = None
+
+    def mode(self) -> Any:
+        """The context in which the function is traced and run."""
+        return jax.enable_x64(True) if self.wide else jax.enable_x64(jax.config.jax_enable_x64)
+
+    def outputs(self) -> list[jax.ShapeDtypeStruct]:
+        """The output leaves' shapes and dtypes."""
+        if self._outputs is None:
+            with self.mode():
+                leaves = self.subject.cast(self.subject.x, self.dtype)
+                self._outputs = list(jax.eval_shape(self.fn, leaves, self.subject.others))
+        return self._outputs
+
+    def value(self, x: Vector) -> Vector:
+        """y = f(x)."""
+        with self.mode():
+            return pack(self._value(self.subject.cast(x, self.dtype), self.subject.others))
+
+    def cotangents(self, c: Vector) -> list[np.ndarray]:
+        """The output leaves' parts of `c`, in the outputs' shapes and dtypes."""
+        leaves, start = [], 0
+        for out in self.outputs():
+            stop = start + int(np.prod(out.shape, dtype=int))
+            part = c[start:stop]
+            if not jnp.issubdtype(out.dtype, jnp.complexfloating):
+                part = part.real
+            leaves.append(part.reshape(out.shape).astype(out.dtype))
+            start = stop
+        return leaves
+
+    def __call__(self, x: Vector, c: Vector) -> Vector:
+        """(∂f/∂x)ᵀ c."""
+        return pack(self.raw(x, c)[1])
+
+    def raw(self, x: Vector, c: Vector) -> tuple[list[Any], list[Any]]:
+        """The value that `jax.vjp` gives, and the cotangents, as arrays."""
+        with self.mode():
+            leaves = self.subject.cast(x, self.dtype)
+            return self._vjp(leaves, self.subject.others, self.cotangents(c))
+
+    def eager(self, x: Vector) -> tuple[list[Any], Callable[[Vector], list[Any]]]:
+        """As `raw`, but without compiling: the plain call, one operation after the other."""
+        with self.mode():
+            leaves = [jnp.asarray(v) for v in self.subject.cast(x, self.dtype)]
+            value, pull = jax.vjp(lambda *ls: self.fn(list(ls), self.subject.others), *leaves)
+
+        def pull_back(c: Vector) -> list[Any]:
+            with self.mode():
+                return list(pull([jnp.asarray(part) for part in self.cotangents(c)]))
+
+        return value, pull_back
+
+
+def vjp_of(fn: LeafFunction) -> Callable[[Leaves, Leaves, Leaves], tuple[Leaves, Leaves]]:
+    """(leaves, others, cotangents) -> (value, VJP)."""
+
+    def vjp(leaves: Leaves, others: Leaves, cotangents: Leaves) -> tuple[Leaves, Leaves]:
+        value, pull = jax.vjp(lambda *ls: fn(list(ls), others), *leaves)
+        return value, list(pull(cotangents))
+
+    return vjp
+
+
+def _function_name(fn: Any) -> str:
+    while isinstance(fn, functools.partial):
+        fn = fn.func
+    fn = getattr(fn, "fun", fn)
+    return str(getattr(fn, "__qualname__", None) or type(fn).__name__).replace("<locals>.", "")
+
+
+
+
+
+def _parameter_names(fn: Any, count: int, kwargs: Mapping[str, Any]) -> list[str]:
+    """The name of every top-level argument: the positional ones, then the keywords."""
+    try:
+        parameters = list(inspect.signature(fn).parameters.values())
+    except (TypeError, ValueError):
+        parameters = []
+    names = []
+    for position in range(count):
+        named = parameters[position] if position < len(parameters) else None
+        if named is not None and named.kind in (
+            inspect.Parameter.POSITIONAL_ONLY,
+            inspect.Parameter.POSITIONAL_OR_KEYWORD,
+        ):
+            names.append(named.name)
+        else:
+            star = [p for p in parameters if p.kind is inspect.Parameter.VAR_POSITIONAL]
+            if star:
+                names.append(f"{star[0].name}[{position - parameters.index(star[0])}]")
+            else:
+                names.append(f"args[{position}]")
+    return names + list(kwargs)
+
+
+def _locate(
+    path: tuple[Any, ...], names: list[str], count: int, kwargs: Mapping[str, Any]
+) -> tuple[int, str]:
+    """The top-level argument that a leaf belongs to, and the leaf's name."""
+    if path[0].idx == 0:
+        argument = path[1].idx
+    else:
+        argument = count + list(kwargs).index(path[1].key)
+    return argument, names[argument] + jax.tree_util.keystr(path[2:])
+
+
+def _is_array(leaf: Any) -> bool:
+    return isinstance(leaf, (jax.Array, np.ndarray, np.generic))
+
+
+def _is_inexact(dtype: Any) -> bool:
+    return bool(jnp.issubdtype(dtype, jnp.inexact))
+
+
+def _is_real(dtype: Any) -> bool:
+    return bool(jnp.issubdtype(dtype, jnp.floating))
+
+
+def _kind_of(leaf: Any) -> str:
+    if _is_array(leaf):
+        return "diff" if _is_inexact(leaf.dtype) else "other"
+    return "diff" if isinstance(leaf, (float, complex)) else "static"
+
+
+def _dtype_of(leaf: Any, arrays: Sequence[Any]) -> np.dtype:
+    """An array's own dtype as JAX will see it; a Python number takes that of its neighbours."""
+    if _is_array(leaf):
+        return np.dtype(jax.dtypes.canonicalize_dtype(leaf.dtype))
+    near = [a.dtype for a in arrays if _is_inexact(a.dtype)]
+    if isinstance(leaf, float) and near and _is_real(near[0]):
+        return np.dtype(jax.dtypes.canonicalize_dtype(near[0]))
+    return np.dtype(jax.dtypes.canonicalize_dtype(type(leaf)))
+
+
+def _hashable(value: Any) -> Any:
+    return value.tobytes() if isinstance(value, np.ndarray) else value
