@@ -117,9 +117,7 @@ class DenseResiduals(NamedTuple):
     b: jax.Array | None  # [O], only to know whether there is a bias
 
 
-def dense_fwd(
-    x: jax.Array, w: jax.Array, b: jax.Array | None
-) -> tuple[jax.Array, DenseResiduals]:
+def dense_fwd(x: jax.Array, w: jax.Array, b: jax.Array | None) -> tuple[jax.Array, DenseResiduals]:
     """Return `dense`'s output and residuals."""
     return _dense(x, w, b), DenseResiduals(x, w, b)
 

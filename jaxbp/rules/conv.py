@@ -1,0 +1,390 @@
+"""Convolution and transposed convolution in one, two and three dimensions (chapter 3)."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxbp import lowering
+from jaxbp.arguments import (
+    Shape,
+    describe,
+    floats,
+    positive,
+    rank,
+    reject,
+    shape,
+    shape_tuple,
+    vary_alike,
+)
+from jaxbp.window import Window, make_transposed_window, make_window
+
+_INPUT = "[N, *S, C] with one to three spatial axes,"
+_KERNEL = "[*K, C // groups, O] with x's spatial axes,"
+
+
+def _conv(
+    x: jax.Array, w: jax.Array, b: jax.Array | None, window: Window, groups: int
+) -> jax.Array:
+    z = lowering.conv(x, w, window, groups)
+    return z if b is None else z + b
+
+
+def conv_kernel_grad(
+    x: Any,
+    dy: Any,
+    kernel_shape: Any,
+    *,
+    stride: Any = 1,
+    padding: Any = "SAME",
+    dilation: Any = 1,
+    groups: int = 1,
+) -> jax.Array:
+    """Return the cotangent of a convolution's kernel: convolve the input with δ.
+
+    ``dw_mco = Σ_ni x_{n, s·i + d·m − p, c} dy_nio``: the stride of the forward dilates δ.
+
+    Source: (3.2), (3.6)
+
+    Args:
+      x: `[N, *S, C]` the layer's input.
+      dy: `[N, *S_out, O]` the cotangent of the output: loss per unit of output; same dtype.
+      kernel_shape: `(*K, C // groups, O)`, the shape of the kernel.
+      stride, padding, dilation, groups: as given to `conv`.
+
+    Returns:
+      `[*K, C // groups, O]`, the cotangent of the kernel, in the same dtype, summed over examples;
+      half precision sums in float32.
+
+    Raises:
+      TypeError: if an argument has a wrong type, or the arrays' dtypes differ.
+      ValueError: if a value or a shape does not fit.
+
+    Example:
+      >>> x = jnp.arange(1.0, 10.0).reshape(1, 3, 3, 1)
+      >>> dy = jnp.array([[1.0, -1.0], [2.0, 0.5]]).reshape(1, 2, 2, 1)
+      >>> conv_kernel_grad(x, dy, (2, 2, 1, 1), padding="VALID")[..., 0, 0]
+      Array([[ 9.5, 12. ],
+             [17. , 19.5]], dtype=float32)
+
+    See also:
+      `conv`, `conv_input_grad`, `conv_bias_grad`.
+    """
+    name = "conv_kernel_grad"
+    x, dy = floats(name, x=x, dy=dy)
+    rank(name, "x", x, (3, 4, 5), _INPUT)
+    kernel_shape = shape_tuple(name, "kernel_shape", kernel_shape, (x.ndim,), "(*K, C//groups, O)")
+    groups = _check_kernel(name, "kernel_shape", kernel_shape, groups, x.shape[-1])
+    window = make_window(
+        name, x.shape[1:-1], kernel_shape[:-2], stride=stride, padding=padding, dilation=dilation
+    )
+    _check_output(name, dy, x.shape, kernel_shape[-1], window)
+    return lowering.conv_kernel_grad(x, dy, window, groups)
+
+
+def conv_input_grad(
+    dy: Any,
+    w: Any,
+    input_shape: Any,
+    *,
+    stride: Any = 1,
+    padding: Any = "SAME",
+    dilation: Any = 1,
+    groups: int = 1,
+) -> jax.Array:
+    """Return the cotangent of a convolution's input: full convolution of δ with w turned by 180°.
+
+    ``dx_nkc = Σ_om dy_nio w_mco`` over the `i` with ``s·i = k − d·m + p``. It is what the layer
+    before receives (3.4); places that no window reached get zero.
+
+    Source: (3.3), (3.4), (3.7)
+
+    Args:
+      dy: `[N, *S_out, O]` the cotangent of the output: loss per unit of output.
+      w: `[*K, C // groups, O]` the kernel, of the same dtype.
+      input_shape: `(N, *S, C)`, the shape of the input.
+      stride, padding, dilation, groups: as given to `conv`.
+
+    Returns:
+      `[N, *S, C]`, the cotangent of the input, in the same dtype; half precision sums in float32.
+
+    Raises:
+      TypeError: if an argument has a wrong type, or the arrays' dtypes differ.
+      ValueError: if a value or a shape does not fit.
+
+    Example:
+      >>> dy = jnp.array([[1.0, -1.0], [2.0, 0.5]]).reshape(1, 2, 2, 1)
+      >>> w = jnp.array([[1.0, 2.0], [3.0, 4.0]]).reshape(2, 2, 1, 1)
+      >>> conv_input_grad(dy, w, (1, 3, 3, 1), padding="VALID")[0, ..., 0]
+      Array([[ 1. ,  1. , -2. ],
+             [ 5. ,  5.5, -3. ],
+             [ 6. ,  9.5,  2. ]], dtype=float32)
+
+    See also:
+      `conv`, `conv_kernel_grad`, `conv_bias_grad`, `conv_transpose`.
+    """
+    name = "conv_input_grad"
+    dy, w = floats(name, dy=dy, w=w)
+    rank(name, "dy", dy, (3, 4, 5), "[N, *S_out, O] with one to three spatial axes,")
+    rank(name, "w", w, (dy.ndim,), "[*K, C // groups, O] with dy's spatial axes,")
+    input_shape = shape_tuple(name, "input_shape", input_shape, (dy.ndim,), "(N, *S, C)")
+    groups = _check_kernel(name, "w", w.shape, groups, input_shape[-1])
+    window = make_window(
+        name, input_shape[1:-1], w.shape[:-2], stride=stride, padding=padding, dilation=dilation
+    )
+    _check_output(name, dy, input_shape, w.shape[-1], window)
+    return lowering.conv_input_grad(dy, w, input_shape, window, groups)
+
+
+def conv_bias_grad(dy: Any) -> jax.Array:
+    """Return the cotangent of a convolution's bias.
+
+    ``db_o = Σ_ni dy_nio``: one bias is used at every place, so a sum, not a mean.
+
+    Source: (3.8)
+
+    Args:
+      dy: `[N, *S_out, O]` the cotangent of the output: loss per unit of output.
+
+    Returns:
+      `[O]`, the cotangent of the bias, in the same dtype; half precision sums in float32.
+
+    Raises:
+      TypeError: if `dy` is no real floating array.
+      ValueError: if its rank is not 3, 4 or 5.
+
+    Example:
+      >>> conv_bias_grad(jnp.ones((2, 3, 3, 1)))
+      Array([18.], dtype=float32)
+
+    See also:
+      `conv`, `conv_input_grad`, `conv_kernel_grad`.
+    """
+    (dy,) = floats("conv_bias_grad", dy=dy)
+    rank("conv_bias_grad", "dy", dy, (3, 4, 5), "[N, *S_out, O] with one to three spatial axes,")
+    wide = jnp.promote_types(dy.dtype, jnp.float32)
+    return jnp.sum(dy, axis=tuple(range(dy.ndim - 1)), dtype=wide).astype(dy.dtype)
+
+
+class ConvResiduals(NamedTuple):
+    """What the backward pass of `conv` and `conv_transpose` needs."""
+
+    x: jax.Array  # [N, *S, C], for the kernel's cotangent (3.6)
+    w: jax.Array  # the kernel, for the input's cotangent (3.7)
+    b: jax.Array | None  # [O], only to know whether there is a bias
+
+
+def conv_fwd(
+    x: jax.Array, w: jax.Array, b: jax.Array | None, window: Window, groups: int
+) -> tuple[jax.Array, ConvResiduals]:
+    """Return `conv`'s output and residuals."""
+    return _conv(x, w, b, window, groups), ConvResiduals(x, w, b)
+
+
+def conv_bwd(
+    window: Window, groups: int, residuals: ConvResiduals, dy: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+    """Return the cotangents of `conv`'s input, kernel and bias."""
+    x, w, b = residuals
+    options = _options(window, groups)
+    dx = conv_input_grad(dy, w, x.shape, **options)
+    dw = conv_kernel_grad(x, dy, w.shape, **options)
+    return dx, dw, None if b is None else conv_bias_grad(dy)
+
+
+_conv_rule = jax.custom_vjp(_conv, nondiff_argnums=(3, 4))
+_conv_rule.defvjp(conv_fwd, conv_bwd)
+
+
+def conv(
+    x: Any,
+    w: Any,
+    b: Any = None,
+    *,
+    stride: Any = 1,
+    padding: Any = "SAME",
+    dilation: Any = 1,
+    groups: int = 1,
+) -> jax.Array:
+    """Convolve channels-last arrays in one, two or three dimensions, by the rank of `x`.
+
+    ``y_nio = Σ_cm x_{n, s·i + d·m − p, c} w_mco + b_o``, a cross-correlation as in every framework.
+
+    Source: (3.1), (3.5); backward (3.2), (3.3), (3.6) to (3.8)
+
+    Args:
+      x: `[N, *S, C]` the input.
+      w: `[*K, C // groups, O]` the kernel, of the same dtype.
+      b: `[O]` the bias, or None for none.
+      stride: how far the window moves, an int or one a spatial axis.
+      padding: `"SAME"` (`ceil(S / stride)` places), `"VALID"` (none), an int for both sides of each
+        axis, or one `(low, high)` pair a spatial axis; a negative pad crops.
+      dilation: the distance of the kernel's cells, an int or one a spatial axis.
+      groups: how many groups the channels fall into; `groups=C` is a depthwise convolution.
+
+    Returns:
+      `[N, *S_out, O]` in the dtype of the arguments; half precision sums in float32.
+
+    Conventions:
+      The padding is zero. A window larger than the padded input gives an output of no places.
+
+    Raises:
+      TypeError: if an argument has a wrong type, or the arrays' dtypes differ.
+      ValueError: if a value or a shape does not fit.
+
+    Example:
+      >>> x = jnp.arange(1.0, 10.0).reshape(1, 3, 3, 1)
+      >>> w = jnp.array([[1.0, 2.0], [3.0, 4.0]]).reshape(2, 2, 1, 1)
+      >>> conv(x, w, padding="VALID")[0, ..., 0]
+      Array([[37., 47.],
+             [67., 77.]], dtype=float32)
+
+    See also:
+      `conv_input_grad`, `conv_kernel_grad`, `conv_bias_grad`, `conv_transpose`.
+    """
+    x, w, b = _floats("conv", x, w, b)
+    rank("conv", "x", x, (3, 4, 5), _INPUT)
+    rank("conv", "w", w, (x.ndim,), _KERNEL)
+    groups = _check_kernel("conv", "w", w.shape, groups, x.shape[-1])
+    if b is not None:
+        shape("conv", "b", b, w.shape[-1:], "one an output channel of w")
+    window = make_window(
+        "conv", x.shape[1:-1], w.shape[:-2], stride=stride, padding=padding, dilation=dilation
+    )
+    return _conv_rule(*vary_alike(x, w, b), window, groups)
+
+
+def _conv_transpose(
+    x: jax.Array,
+    w: jax.Array,
+    b: jax.Array | None,
+    output_shape: Shape,
+    window: Window,
+    groups: int,
+) -> jax.Array:
+    # The adjoint of the convolution with this window, which goes from the output to the input.
+    z = lowering.conv_input_grad(x, w, output_shape, window, groups)
+    return z if b is None else z + b
+
+
+def conv_transpose_fwd(
+    x: jax.Array,
+    w: jax.Array,
+    b: jax.Array | None,
+    output_shape: Shape,
+    window: Window,
+    groups: int,
+) -> tuple[jax.Array, ConvResiduals]:
+    """Return `conv_transpose`'s output and residuals."""
+    return _conv_transpose(x, w, b, output_shape, window, groups), ConvResiduals(x, w, b)
+
+
+def conv_transpose_bwd(
+    output_shape: Shape, window: Window, groups: int, residuals: ConvResiduals, dy: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+    """Return the cotangents of `conv_transpose`'s input, kernel and bias."""
+    x, w, b = residuals
+    dx = _conv(dy, w, None, window, groups)
+    dw = conv_kernel_grad(dy, x, w.shape, **_options(window, groups))
+    return dx, dw, None if b is None else conv_bias_grad(dy)
+
+
+_conv_transpose_rule = jax.custom_vjp(_conv_transpose, nondiff_argnums=(3, 4, 5))
+_conv_transpose_rule.defvjp(conv_transpose_fwd, conv_transpose_bwd)
+
+
+def conv_transpose(
+    x: Any,
+    w: Any,
+    b: Any = None,
+    *,
+    stride: Any = 1,
+    padding: Any = "SAME",
+    dilation: Any = 1,
+    groups: int = 1,
+) -> jax.Array:
+    """Apply a transposed convolution: the input gradient of a convolution, used as a layer.
+
+    ``y_nko = Σ_cm x_nic w_moc + b_o`` over the `i` with ``s·i = k − d·m + p``, where `p` is the low
+    padding of the convolution that it is the adjoint of. Its own input gradient is that
+    convolution (3.5), its kernel gradient (3.6) with input and δ exchanged.
+
+    Source: (3.7); backward (3.5), (3.6), (3.8)
+
+    Args:
+      x: `[N, *S, C]` the input.
+      w: `[*K, O // groups, C]` the kernel, of the same dtype.
+      b: `[O]` the bias, or None for none.
+      stride: how far apart the input's places lie in the output, an int or one a spatial axis.
+      padding: `"SAME"` (`S * stride` places), `"VALID"` (every place that is reached), an int `p`
+        for the pair `(p, p)`, or one `(low, high)` pair a spatial axis: the padding of the dilated
+        input, as `lax.conv_transpose` reads it.
+      dilation: the distance of the kernel's cells, an int or one a spatial axis.
+      groups: how many groups the channels fall into.
+
+    Returns:
+      `[N, *S_out, O]` in the dtype of the arguments, equal to
+      `lax.conv_transpose(…, transpose_kernel=True)`; half precision sums in float32.
+
+    Raises:
+      TypeError: if an argument has a wrong type, or the arrays' dtypes differ.
+      ValueError: if a value or a shape does not fit.
+
+    Example:
+      >>> x = jnp.array([1.0, 2.0]).reshape(1, 2, 1)
+      >>> w = jnp.array([1.0, 10.0, 100.0]).reshape(3, 1, 1)
+      >>> conv_transpose(x, w, stride=2, padding="VALID")[0, :, 0]
+      Array([  1.,  10., 102.,  20., 200.], dtype=float32)
+
+    See also:
+      `conv`, `conv_input_grad`.
+    """
+    name = "conv_transpose"
+    x, w, b = _floats(name, x, w, b)
+    rank(name, "x", x, (3, 4, 5), _INPUT)
+    rank(name, "w", w, (x.ndim,), "[*K, O // groups, C] with x's spatial axes,")
+    features = w.shape[-2] * positive(name, "groups", groups)
+    if w.shape[-1] != x.shape[-1]:
+        expected = f"[*K, O // groups, C] with C = {x.shape[-1]} as x is {describe(x)}"
+        raise reject(name, "w", expected, describe(w))
+    groups = _check_kernel(name, "w", w.shape, groups, features)
+    if b is not None:
+        shape(name, "b", b, (features,), "one an output channel")
+    window, spatial = make_transposed_window(
+        name, x.shape[1:-1], w.shape[:-2], stride=stride, padding=padding, dilation=dilation
+    )
+    output_shape = (x.shape[0], *spatial, features)
+    return _conv_transpose_rule(*vary_alike(x, w, b), output_shape, window, groups)
+
+
+def _options(window: Window, groups: int) -> dict[str, Any]:
+    return {
+        "stride": window.stride,
+        "padding": window.padding,
+        "dilation": window.dilation,
+        "groups": groups,
+    }
+
+
+def _floats(function: str, x: Any, w: Any, b: Any) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+    x, w, *bias = floats(function, x=x, w=w, **({} if b is None else {"b": b}))
+    return x, w, bias[0] if bias else None
+
+
+def _check_kernel(function: str, argument: str, kernel: Shape, groups: Any, channels: int) -> int:
+    groups = positive(function, "groups", groups)
+    if channels % groups or kernel[-1] % groups:
+        expected = f"a divisor of the channels {channels} and {kernel[-1]}"
+        raise reject(function, "groups", expected, groups)
+    if kernel[-2] * groups != channels or min(kernel[:-2]) < 1:
+        expected = f"(*K, {channels // groups}, O) with {groups} groups and {channels} channels"
+        raise reject(function, argument, f"of shape {expected}", kernel)
+    return groups
+
+
+def _check_output(function: str, dy: jax.Array, x_shape: Shape, features: int, w: Window) -> None:
+    n, *spatial, _ = x_shape
+    expected = (n, *w.output(tuple(spatial)), features)
+    shape(function, "dy", dy, expected, "the output's")
