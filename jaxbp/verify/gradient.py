@@ -1,0 +1,238 @@
+"""The rule against the reference, entry by entry, and finite differences to say which is wrong."""
+
+import dataclasses
+
+import numpy as np
+
+from jaxbp.verify import data, diagnosis, evidence
+from jaxbp.verify.comparison import Sample
+from jaxbp.verify.finite_differences import FiniteDifferences
+from jaxbp.verify.outcome import Outcome, numbers
+from jaxbp.verify.report import Finding, Side
+from jaxbp.verify.subject import Leaf, Vector
+from jaxbp.verify.trial import Trial
+
+ARBITRATED = 48
+"""How many wrong entries of a leaf are put before finite differences."""
+DENSE = 3
+
+
+@dataclasses.dataclass
+class Comparison:
+    """All samples of one check, and what there was to see."""
+
+    samples: list[Sample]
+    points: list[Vector]
+
+
+def samples(trial: Trial, points: list[Vector], rng: np.random.Generator) -> list[Sample]:
+    """Rule and reference at every point: dense cotangents, one output leaf alone, rows."""
+    taken = []
+    m = trial.output_size
+    for number, x in enumerate(points):
+        where = "the given arguments" if number == 0 else "other arguments like the given ones"
+        for _ in range(DENSE):
+            taken.append(trial.compare(x, trial.cotangent(rng), rng, where))
+        if len(trial.given.outputs()) > 1:
+            for c in _leaf_by_leaf(trial, rng):
+                taken.append(trial.compare(x, c, rng, f"{where}, one output alone"))
+        if number < 2:
+            for row in trial.rows(rng):
+                c = data.one_hot(m, row)
+                taken.append(trial.compare(x, c, rng, f"{where}, output entry {row} alone"))
+    return taken
+
+
+def _leaf_by_leaf(trial: Trial, rng: np.random.Generator) -> list[Vector]:
+    full, start, parts = trial.cotangent(rng), 0, []
+    for out in trial.given.outputs():
+        stop = start + int(np.prod(out.shape, dtype=int))
+        c = np.zeros_like(full)
+        c[start:stop] = full[start:stop]
+        parts.append(c)
+        start = stop
+    return [c for c in parts if c.any()]
+
+
+def judge(
+    trial: Trial, taken: list[Sample], points: list[Vector], rng: np.random.Generator
+) -> Outcome:
+    """Findings for every leaf in which rule and reference are too far apart."""
+    outcome = Outcome()
+    arbiter = Arbiter(trial, rng)
+    for leaf in trial.subject.leaves:
+        verdict = _verdict(trial, arbiter, leaf, taken)
+        outcome.notes += verdict.notes
+        if verdict.sample is None:
+            continue
+        outcome.findings.append(_finding(trial, leaf, verdict, taken, points, rng))
+    counted = f"{len(taken)} questions at {len(points)} points"
+    ok = not outcome.findings
+    blamed = ", ".join(f.argument or "" for f in outcome.findings)
+    outcome.row("gradient", ok, counted if ok else f"wrong for {blamed}; {counted}")
+    kinks = arbiter.kinks
+    if kinks:
+        outcome.row("kinks", True, f"{kinks} entries at a kink lie between the one-sided slopes")
+    return outcome
+
+
+@dataclasses.dataclass
+class Verdict:
+    """What became of one leaf."""
+
+    sample: Sample | None
+    side: Side = "rule"
+    notes: list[str] = dataclasses.field(default_factory=list)
+    check: str = "gradient"
+    word: str | None = None
+
+
+class Arbiter:
+    """Finite differences at the points where rule and reference disagree."""
+
+    def __init__(self, trial: Trial, rng: np.random.Generator) -> None:
+        self.trial, self.rng = trial, rng
+        self._at: dict[bytes, FiniteDifferences] = {}
+        self._slopes: dict[tuple[bytes, int], object] = {}
+        self.kinks = 0
+
+    def differences(self, x: Vector) -> FiniteDifferences:
+        key = x.tobytes()
+        if key not in self._at:
+            self._at[key] = self.trial.differences(x, self.rng)
+        return self._at[key]
+
+    def entry(self, sample: Sample, index: int) -> tuple[str, float, float]:
+        """Who is right at one entry: `kink`, `rule`, `reference`, `neither` or `both`."""
+        differences = self.differences(sample.x)
+        slope = differences.entry(index)
+        c, got, expected = sample.c, sample.got[index], sample.expected[index]
+        with np.errstate(invalid="ignore", over="ignore"):
+            used = c != 0
+            weight = np.where(used, c, 0.0)
+            value = float(np.sum(np.where(used, weight * slope.value, 0.0)))
+            error = float(np.sum(np.where(used, np.abs(weight) * slope.error, 0.0)))
+            error = 4 * error + float(sample.tolerance[index])
+            if np.any(slope.kink & used):
+                ends = np.array([weight * slope.left, weight * slope.right])
+                ends = np.where(slope.kink & used, ends, weight * slope.value)
+                ends = np.where(used, ends, 0.0)
+                low, high = ends.min(axis=0).sum(), ends.max(axis=0).sum()
+                margin = error + 1e-3 * (high - low)
+                inside = low - margin <= got <= high + margin
+                return ("kink" if inside else "reference"), value, error
+        if not np.isfinite(value) or not np.isfinite(error):
+            return "both", value, error
+        mine, theirs = abs(got - value) <= error, abs(expected - value) <= error
+        if mine and theirs:
+            return "both", value, error
+        if mine:
+            return "rule", value, error
+        return ("reference" if theirs else "neither"), value, error
+
+
+def _verdict(trial: Trial, arbiter: Arbiter, leaf: Leaf, taken: list[Sample]) -> Verdict:
+    """Go through the samples in which the leaf is wrong until one is certain."""
+    verdict = Verdict(None)
+    wrong_samples = [s for s in taken if s.wrong(leaf).any()]
+    if not wrong_samples:
+        return verdict
+    wrong_samples.sort(key=lambda s: -_certainty(s, leaf))
+    if not trial.subject.is_real:
+        return Verdict(wrong_samples[0])
+    at_kinks = 0
+    for sample in wrong_samples[:6]:
+        excess = sample.excess()[leaf.part]
+        order = np.argsort(-excess, kind="stable")
+        order = order[excess[order] > 1.0]
+        for place in order[:ARBITRATED]:
+            index = leaf.start + int(place)
+            if not np.isfinite(sample.expected[index]):
+                who, value, error = arbiter.entry(sample, index)
+                if np.isfinite(value) and np.isfinite(error) and np.isfinite(sample.got[index]):
+                    if who in ("rule", "kink"):
+                        _note(verdict, f"autodiff of the reference is {sample.expected[index]} for "
+                              f"`{leaf.name}`; the rule agrees with finite differences")
+                        continue
+                    if who in ("neither", "reference"):
+                        return Verdict(sample, "rule", verdict.notes)
+                _note(verdict, f"autodiff of the reference is {sample.expected[index]} somewhere in "
+                      f"`{leaf.name}`, and finite differences cannot decide there")
+                continue
+            if not np.isfinite(sample.got[index]):
+                return Verdict(sample, "rule", verdict.notes, "nan", "nan")
+            who, value, error = arbiter.entry(sample, index)
+            if who == "kink":
+                at_kinks += 1
+                continue
+            if who == "rule":
+                if trial.explicit:
+                    return Verdict(sample, "reference", verdict.notes)
+                _note(verdict, f"autodiff of the reference is wrong for `{leaf.name}`: the rule "
+                      "agrees with finite differences, and autodiff does not")
+                continue
+            return Verdict(sample, "rule", verdict.notes)
+    arbiter.kinks += at_kinks
+    return verdict
+
+
+def _certainty(sample: Sample, leaf: Leaf) -> float:
+    """Dense cotangents away from ties first: there nothing can excuse an error."""
+    excess = sample.excess()[leaf.part]
+    finite = excess[np.isfinite(excess)]
+    return float(np.log10(max(finite.max(initial=0.0), 1e-300))) + 3.0 * sample.label.startswith("other")
+
+
+def _note(verdict: Verdict, text: str) -> None:
+    if text not in verdict.notes:
+        verdict.notes.append(text)
+
+
+def _finding(
+    trial: Trial,
+    leaf: Leaf,
+    verdict: Verdict,
+    taken: list[Sample],
+    points: list[Vector],
+    rng: np.random.Generator,
+) -> Finding:
+    sample = verdict.sample
+    assert sample is not None
+    place = numbers(sample, leaf)
+    if verdict.word is not None:
+        message = "the cotangent is not finite where value and reference are"
+        return Finding(verdict.check, leaf.name, verdict.word, message, "rule", **place)  # type: ignore[arg-type]
+    if verdict.side == "reference":
+        message = (
+            "the rule agrees with finite differences of the function, the reference's own "
+            "gradient does not"
+        )
+        return Finding("gradient", leaf.name, "unknown", message, "reference", **place)  # type: ignore[arg-type]
+    found = explain(trial, leaf, taken, points, rng)
+    message = f"{found.sentence} ({sample.label})"
+    return Finding(
+        "gradient",
+        leaf.name,
+        found.word,
+        message,
+        verdict.side,
+        explained=found.explained,
+        **place,  # type: ignore[arg-type]
+    )
+
+
+def explain(
+    trial: Trial, leaf: Leaf, taken: list[Sample], points: list[Vector], rng: np.random.Generator
+) -> diagnosis.Diagnosis:
+    """Diagnose one leaf, from dense cotangents at the points that have the least symmetry."""
+    dense = [s for s in taken if np.count_nonzero(s.c) == s.c.size]
+    away = [s for s in dense if s.label.startswith("other")]
+    for chosen in (away, dense, taken):
+        questions = [(s.x, s.c, s.got, s.expected, s.tolerance) for s in chosen if s.wrong(leaf).any()]
+        outputs = [tuple(out.shape) for out in trial.given.outputs()]
+        gathered = evidence.gather(
+            leaf, trial.subject.leaves, outputs, questions[:6], trial.rule, trial.truth
+        )
+        if gathered is not None:
+            return diagnosis.diagnose(gathered)
+    return diagnosis.Diagnosis("unknown", "no finite answer to diagnose", 0.0)

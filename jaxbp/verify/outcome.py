@@ -1,0 +1,50 @@
+"""What one part of a check hands to the report: rows of the table, and findings."""
+
+import dataclasses
+
+import numpy as np
+
+from jaxbp.verify.comparison import Sample
+from jaxbp.verify.report import Check, Finding
+from jaxbp.verify.subject import Leaf
+
+
+@dataclasses.dataclass
+class Outcome:
+    """Rows and findings, in the order in which they were made."""
+
+    checks: list[Check] = dataclasses.field(default_factory=list)
+    findings: list[Finding] = dataclasses.field(default_factory=list)
+    notes: list[str] = dataclasses.field(default_factory=list)
+
+    def row(self, name: str, ok: bool | None, detail: str = "") -> None:
+        """Add a row of the table."""
+        self.checks.append(Check(name, ok, detail))
+
+    def found(self, finding: Finding, detail: str = "") -> None:
+        """Add a finding and the row that it makes fail."""
+        self.findings.append(finding)
+        self.row(finding.check, False, detail or finding.message)
+
+    def add(self, other: "Outcome") -> None:
+        """Append what another part found."""
+        self.checks += other.checks
+        self.findings += other.findings
+        self.notes += other.notes
+
+    def failed(self, *names: str) -> bool:
+        """Whether one of these checks failed."""
+        return any(f.check in names for f in self.findings)
+
+
+def numbers(sample: Sample, leaf: Leaf) -> dict[str, object]:
+    """Where a leaf is most wrong, and both numbers there, as fields of a `Finding`."""
+    excess = sample.excess()[leaf.part]
+    place = int(np.argmax(excess))
+    at = leaf.start + place
+    return {
+        "index": tuple(int(i) for i in np.unravel_index(place, leaf.shape)),
+        "got": float(np.real(sample.got[at])),
+        "expected": float(np.real(sample.expected[at])),
+        "tolerance": float(sample.tolerance[at]),
+    }

@@ -1,0 +1,334 @@
+"""What must hold of every VJP, with nothing to compare it with.
+
+Structure, shape and dtype of the cotangents; the forward pass of the rule against the plain call;
+the same answer twice; zero for zero; linear in the cotangent; finite for finite inputs.
+"""
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from jaxbp.verify import comparison, data
+from jaxbp.verify.outcome import Outcome, numbers
+from jaxbp.verify.report import Finding
+from jaxbp.verify.subject import Leaf, Vector, pack
+from jaxbp.verify.trial import Trial
+
+HUGE = 1e4
+
+
+def plain_call(trial: Trial, rng: np.random.Generator) -> Outcome:
+    """The rule called as the user calls it, nothing compiled, nothing cast: does it hold together?"""
+    outcome = Outcome()
+    x, subject = trial.subject.x, trial.subject
+    c = trial.cotangent(rng)
+    plain = trial.given.fn([jnp.asarray(v) for v in subject.cast(x)], subject.others)
+    try:
+        value, pull = trial.given.eager(x)
+        cotangents = pull(c)
+    except Exception as error:  # anybody's code runs here
+        outcome.found(_refused(trial, error))
+        return outcome
+    outcome.row("structure", True, f"{len(cotangents)} cotangents, as many as arguments")
+    _dtypes(trial, cotangents, outcome)
+    _fwd_value(trial, plain, value, x, rng, outcome)
+    first = pack(cotangents)
+    _deterministic(trial, pull, first, x, c, rng, outcome)
+    zeros = pack(pull(np.zeros_like(c)))
+    bad = [leaf for leaf in subject.leaves if np.any(zeros[leaf.part] != 0)]
+    bad = [leaf for leaf in bad if np.all(np.isfinite(first[leaf.part]))]
+    for leaf in bad:
+        place = int(np.argmax(np.abs(np.nan_to_num(zeros[leaf.part], nan=np.inf))))
+        outcome.found(
+            Finding(
+                "zero",
+                leaf.name,
+                "nonlinear",
+                "a zero cotangent must give a zero cotangent; something is added to it",
+                "rule",
+                tuple(int(i) for i in np.unravel_index(place, leaf.shape)),
+                float(zeros[leaf.start + place].real),
+                0.0,
+                0.0,
+            )
+        )
+    if not bad:
+        outcome.row("zero", True, "zero in, zero out")
+    return outcome
+
+
+def _dtypes(trial: Trial, cotangents: list[Any], outcome: Outcome) -> None:
+    bad = False
+    for leaf, ct in zip(trial.subject.leaves, cotangents, strict=True):
+        if np.dtype(ct.dtype) != leaf.dtype:
+            bad = True
+            outcome.found(
+                Finding(
+                    "dtype",
+                    leaf.name,
+                    "dtype",
+                    f"the cotangent is {ct.dtype}, its primal {leaf.dtype}",
+                    "rule",
+                )
+            )
+    if not bad:
+        outcome.row("dtype", True, "each cotangent has its primal's dtype")
+
+
+def _fwd_value(
+    trial: Trial,
+    plain: list[Any],
+    value: list[Any],
+    x: Vector,
+    rng: np.random.Generator,
+    outcome: Outcome,
+) -> None:
+    """Values under `jax.vjp` against those of the plain call."""
+    if not trial.has_rule:
+        return
+    a, b = pack(plain), pack(value)
+    eps = max([float(jnp.finfo(v.dtype).eps) for v in plain], default=0.0)
+    mine = trial.given.value
+    moved = np.zeros_like(a, dtype=float)
+    for _ in range(comparison.TRIALS):
+        there = mine(data.last_bits(x, rng, 4 * eps))
+        with np.errstate(invalid="ignore"):
+            moved = np.fmax(moved, np.abs(there - a))
+    with np.errstate(invalid="ignore"):
+        tolerance = comparison.SPREADS * np.nan_to_num(moved, posinf=0.0) + 64 * eps * np.abs(a)
+        wrong = (np.abs(a - b) > tolerance + eps) & (a != b)
+        wrong |= np.isfinite(a) != np.isfinite(b)
+    if not wrong.any():
+        outcome.row("fwd-value", True, "fwd returns the plain call's value")
+        return
+    with np.errstate(invalid="ignore"):
+        place = int(np.argmax(np.where(wrong, np.nan_to_num(np.abs(a - b), nan=np.inf), -1.0)))
+    index, shape = _output_index(trial, place)
+    outcome.found(
+        Finding(
+            "fwd-value",
+            None,
+            "fwd-value",
+            f"under differentiation the function returns another value than in a plain call "
+            f"({int(wrong.sum())} of {a.size} entries, output of shape {list(shape)})",
+            "forward",
+            index,
+            float(b[place].real),
+            float(a[place].real),
+            float(tolerance[place]),
+        )
+    )
+
+
+def _output_index(trial: Trial, place: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    for out in trial.given.outputs():
+        size = int(np.prod(out.shape, dtype=int))
+        if place < size:
+            return tuple(int(i) for i in np.unravel_index(place, out.shape)), out.shape
+        place -= size
+    return (), ()
+
+
+def _deterministic(
+    trial: Trial,
+    pull: Callable[[Vector], list[Any]],
+    first: Vector,
+    x: Vector,
+    c: Vector,
+    rng: np.random.Generator,
+    outcome: Outcome,
+) -> None:
+    """The same answer from the same pullback after another call, and from a call made anew."""
+    elsewhere = trial.rounded(data.another_point(trial.subject, rng, 0.3))
+    try:
+        _, other = trial.given.eager(elsewhere)
+        other(trial.cotangent(rng))
+    except Exception:  # a value the rule does not take: then there is no other call to be mixed up with
+        pass
+    again = pack(pull(c))
+    _, anew = trial.given.eager(x)
+    for answer, how in (
+        (again, "the same pullback, asked again after another call, answers differently"),
+        (pack(anew(c)), "a second, equal call answers differently"),
+    ):
+        if np.array_equal(answer, first, equal_nan=True):
+            continue
+        bad = (answer != first) & ~(np.isnan(answer) & np.isnan(first))
+        leaves = [leaf for leaf in trial.subject.leaves if bad[leaf.part].any()]
+        for leaf in leaves:
+            place = leaf.start + int(np.argmax(bad[leaf.part]))
+            outcome.found(
+                Finding(
+                    "deterministic",
+                    leaf.name,
+                    "nondeterministic",
+                    how + ": it depends on state outside its arguments",
+                    "rule",
+                    tuple(int(i) for i in np.unravel_index(place - leaf.start, leaf.shape)),
+                    float(answer[place].real),
+                    float(first[place].real),
+                    0.0,
+                )
+            )
+        return
+    outcome.row("deterministic", True, "the same answer twice, and after another call")
+
+
+def linear(trial: Trial, points: list[Vector], rng: np.random.Generator) -> Outcome:
+    """VJP(a·c + b·d) = a·VJP(c) + b·VJP(d), for large and small a and b."""
+    outcome = Outcome()
+    rule, leaves = trial.rule, trial.subject.leaves
+    bad: dict[str, tuple[Leaf, comparison.Sample]] = {}
+    for x in points:
+        for scale in (1.0, 1e3, 1e-3):
+            c, d = trial.cotangent(rng), trial.cotangent(rng)
+            a, b = 2.0 * scale, -3.0 * scale
+
+            def both(x: Vector, cd: Vector, a: float = a, b: float = b) -> Vector:
+                return rule(x, a * cd[: c.size] + b * cd[c.size :])
+
+            def apart(x: Vector, cd: Vector, a: float = a, b: float = b) -> Vector:
+                return a * rule(x, cd[: c.size]) + b * rule(x, cd[c.size :])
+
+            sample = comparison.compare(
+                both, apart, x, np.concatenate([c, d]), leaves, trial.eps_rule, rng, "linearity"
+            )
+            for leaf in leaves:
+                wrong = sample.wrong(leaf) & np.isfinite(sample.expected[leaf.part])
+                if wrong.any() and leaf.name not in bad:
+                    bad[leaf.name] = (leaf, sample)
+    for leaf, sample in bad.values():
+        word, why = _kind_of_nonlinear(trial, leaf, points[-1], rng)
+        outcome.found(
+            Finding("linear", leaf.name, word, why, "rule", **numbers(sample, leaf))  # type: ignore[arg-type]
+        )
+    if not bad:
+        outcome.row("linear", True, "linear in the cotangent from 1e-3 to 1e3")
+    return outcome
+
+
+def _kind_of_nonlinear(
+    trial: Trial, leaf: Leaf, x: Vector, rng: np.random.Generator
+) -> tuple[str, str]:
+    """Clipping is non-linear on purpose: right for small cotangents, bounded for large ones."""
+    c = trial.cotangent(rng)
+    small, large = 1e-6 * c, 1e6 * c
+    truth = trial.truth(x, small)[leaf.part]
+    got = trial.rule(x, small)[leaf.part]
+    far = trial.rule(x, large)[leaf.part]
+    size = float(np.abs(truth).max(initial=0.0))
+    right_when_small = np.allclose(got, truth, rtol=1e-4, atol=1e-4 * size)
+    bounded = np.abs(far).max(initial=0.0) < 1e-2 * 1e12 * size
+    if size and right_when_small and bounded:
+        return "surrogate", (
+            "the cotangent is right while small and bounded when large: it is clipped, on purpose "
+            "it seems"
+        )
+    return "nonlinear", "the cotangent is not linear in the incoming one"
+
+
+def finite(trial: Trial, rng: np.random.Generator) -> Outcome:
+    """A finite cotangent wherever value and autodiff are finite: huge inputs, zeros among them."""
+    outcome = Outcome()
+    x, leaves = trial.subject.x, trial.subject.leaves
+    given = trial.given
+    truth = trial.remember("truth-as-given", lambda: trial.as_given(trial.truth_fn))
+    holes = x * (rng.random(x.shape) > 0.25)
+    probes = (
+        ("the given arguments", x),
+        ("arguments of size 1e4", trial.rounded(x * HUGE)),
+        ("some entries zero", trial.rounded(holes)),
+    )
+    for label, probe in probes:
+        c = trial.cotangent(rng)
+        value = given.value(probe)
+        if not np.all(np.isfinite(value)) or not np.all(np.isfinite(probe)):
+            continue
+        got, expected = given(probe, c), truth(probe, c)
+        for leaf in leaves:
+            bad = ~np.isfinite(got[leaf.part]) & np.isfinite(expected[leaf.part])
+            if not bad.any() or any(f.argument == leaf.name for f in outcome.findings):
+                continue
+            place = int(np.argmax(bad))
+            outcome.found(
+                Finding(
+                    "nan",
+                    leaf.name,
+                    "nan",
+                    f"at {label} the cotangent is not finite ({int(bad.sum())} of {leaf.size} "
+                    "entries); value and autodiff are",
+                    "rule",
+                    tuple(int(i) for i in np.unravel_index(place, leaf.shape)),
+                    float(got[leaf.start + place].real),
+                    float(expected[leaf.start + place].real),
+                )
+            )
+    if not outcome.findings:
+        outcome.row("nan", True, "finite, also for huge arguments and zeros, where autodiff is")
+    return outcome
+
+
+_TYPES = re.compile(r"produced an output of type (\w+)\[([\d,]*)\].*input of type (\w+)\[([\d,]*)\]")
+_PATH = re.compile(r"at output\[(\d+)\](\S*)")
+
+
+def _refused(trial: Trial, error: Exception) -> Finding:
+    """What JAX had to say about the rule's cotangents, in the words of a finding."""
+    text = str(error)
+    types, path = _TYPES.search(text.replace("\n", " ")), _PATH.search(text)
+    argument = _argument(trial, path) if path else None
+    if types:
+        got, expected = _shape(types[2]), _shape(types[4])
+        if got != expected:
+            if _broadcasts(expected, got):
+                return Finding(
+                    "structure",
+                    argument,
+                    "not-reduced",
+                    f"the cotangent has the shape {list(got)} of a broadcast; the argument's is "
+                    f"{list(expected)}: sum it over the axes that were broadcast",
+                    "rule",
+                )
+            return Finding(
+                "structure",
+                argument,
+                "shape",
+                f"the cotangent has shape {list(got)}, its primal {list(expected)}",
+                "rule",
+            )
+        return Finding(
+            "structure", argument, "dtype", f"cotangent {types[1]}, primal {types[3]}", "rule"
+        )
+    if "bwd rule" in text or "fwd rule" in text or "pytree" in text:
+        first = text.strip().splitlines()[0][:400]
+        return Finding("structure", None, "structure", first, "rule")
+    return Finding(
+        "structure",
+        None,
+        "structure",
+        f"the backward pass raises {type(error).__name__}: {text.strip()[:300]}",
+        "rule",
+    )
+
+
+def _argument(trial: Trial, path: re.Match[str]) -> str | None:
+    held = getattr(trial.subject.fn, "nondiff_argnums", None)
+    if held is None:
+        return None  # the rule sits inside: its arguments are not the function's
+    names = [n for i, n in enumerate(trial.subject.argument_names) if i not in held]
+    position = int(path[1])
+    return names[position] + path[2].rstrip(",.") if position < len(names) else None
+
+
+def _shape(text: str) -> tuple[int, ...]:
+    return tuple(int(size) for size in text.split(",") if size)
+
+
+def _broadcasts(small: tuple[int, ...], large: tuple[int, ...]) -> bool:
+    try:
+        return np.broadcast_shapes(small, large) == large
+    except ValueError:
+        return False

@@ -1,0 +1,173 @@
+"""The three oracles at work on one subject: rule, reference and plain values, and where to ask them.
+
+Everything compiled is kept here, and a later check of the same function with arguments of the same
+shapes finds it again: a loop over seeds compiles once.
+"""
+
+import collections
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxbp.verify import comparison, data, primal
+from jaxbp.verify.finite_differences import FiniteDifferences
+from jaxbp.verify.subject import LeafFunction, Pullback, Subject, Vector, pack, vjp_of
+
+FULL_ROWS = 48
+"""A Jacobian of at most so many rows is compared whole."""
+SAMPLED_ROWS = 16
+
+
+class Trial:
+    """One rule, what it is compared with, and the points at which that is done."""
+
+    def __init__(
+        self,
+        fn: Callable[..., Any],
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        reference: Callable[..., Any] | None,
+    ) -> None:
+        self.subject = Subject(fn, args, kwargs)
+        self.explicit = reference is not None
+        self.rule_fn: LeafFunction = self.subject.function(fn)
+        program = jax.make_jaxpr(self.rule_fn)(
+            self.subject.cast(self.subject.x), self.subject.others
+        )
+        self.has_rule = primal.has_rule(program)
+        self.plain_fn = primal.without_rules(self.rule_fn) if self.has_rule else self.rule_fn
+        self.truth_fn = self.subject.function(reference) if reference is not None else self.plain_fn
+        self.given = Pullback(self.subject, self.rule_fn)
+        self._memo: dict[Any, Any] = {}
+        self.notes: list[str] = []
+        self.rule, self.eps_rule = self._wide(self.rule_fn, "the rule")
+        self.truth, self.eps_truth = self._wide(self.truth_fn, "the reference")
+        self.plain, self.eps_plain = (
+            self._wide(self.plain_fn, "the function")
+            if self.explicit
+            else (self.truth, self.eps_truth)
+        )
+
+    @property
+    def eps(self) -> float:
+        """The rounding unit that comparisons of rule and reference start from."""
+        return max(self.eps_rule, self.eps_truth)
+
+    @property
+    def wide(self) -> bool:
+        """Whether the rule itself runs in float64."""
+        return self.rule.wide
+
+    def remember(self, key: Any, make: Callable[[], Any]) -> Any:
+        """What `make` gave the first time."""
+        if key not in self._memo:
+            self._memo[key] = make()
+        return self._memo[key]
+
+    def _wide(self, fn: LeafFunction, who: str) -> tuple[Pullback, float]:
+        """`fn` in float64 where it can be traced so, else as given; and its rounding unit."""
+        for dtype in (np.float64, None):
+            pullback = Pullback(self.subject, fn, dtype)
+            try:
+                with pullback.mode():
+                    leaves = self.subject.cast(self.subject.x, dtype)
+                    outputs = pullback.outputs()
+                    program = primal.trace(vjp_of(fn), leaves, self.subject.others, outputs)
+            except Exception as error:  # anybody's code runs here: whatever it raises is a no
+                if dtype is None:
+                    return pullback, max(_eps(v.dtype) for v in self.subject.leaves)
+                self.notes.append(f"{who} cannot be traced in float64: {_first_line(error)}")
+                continue
+            eps = primal.coarsest_eps(program, np.float64)
+            if dtype is not None and eps > _eps(np.dtype(np.float64)):
+                self.notes.append(f"{who} does not compute in float64 throughout")
+            return pullback, eps
+        raise AssertionError("unreachable: the loop returns on its last turn")
+
+    def as_given(self, fn: LeafFunction) -> Pullback:
+        """`fn` on the leaves as they were given."""
+        return Pullback(self.subject, fn)
+
+    def rounded(self, x: Vector) -> Vector:
+        """The nearest point that the given dtypes can hold."""
+        return pack(self.subject.cast(x))
+
+    def cotangent(self, rng: np.random.Generator) -> Vector:
+        """A dense random cotangent that the given dtypes can hold."""
+        return pack(self.given.cotangents(data.cotangent(rng, self.output_size)))
+
+    @property
+    def output_size(self) -> int:
+        return sum(int(np.prod(out.shape, dtype=int)) for out in self.given.outputs())
+
+    def other_points(self, rng: np.random.Generator) -> list[Vector]:
+        """Points away from the given one at which the function has a finite value and derivative."""
+        points = []
+        for spreads in ((0.3, 0.1, 0.01), (0.02, 0.003)):
+            for spread in spreads:
+                x = self.rounded(data.another_point(self.subject, rng, spread))
+                c = self.cotangent(rng)
+                if np.all(np.isfinite(self.plain.value(x))) and np.all(
+                    np.isfinite(self.truth(x, c))
+                ):
+                    points.append(x)
+                    break
+        return points
+
+    def compare(self, x: Vector, c: Vector, rng: np.random.Generator, label: str) -> comparison.Sample:
+        """Rule against reference."""
+        return comparison.compare(
+            self.rule, self.truth, x, c, self.subject.leaves, self.eps, rng, label
+        )
+
+    def rows(self, rng: np.random.Generator) -> list[int]:
+        """Which rows of the Jacobian are compared on their own."""
+        size = self.output_size
+        return data.sample_rows(size, FULL_ROWS if size <= FULL_ROWS else SAMPLED_ROWS, rng)
+
+    def differences(self, x: Vector, rng: np.random.Generator) -> FiniteDifferences:
+        """Finite differences of the plain function at `x`."""
+        return FiniteDifferences(self.plain.value, x, self.subject.leaves, self.eps_plain, rng)
+
+
+def _eps(dtype: Any) -> float:
+    return float(jax.numpy.finfo(dtype).eps)
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0] if text else ''}"[:300]
+
+
+_TRIALS: "collections.OrderedDict[Any, Trial]" = collections.OrderedDict()
+_KEPT = 24
+
+
+def trial_of(
+    fn: Callable[..., Any],
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    reference: Callable[..., Any] | None,
+) -> Trial:
+    """A trial, with what an earlier one of the same function and shapes has compiled."""
+    subject = Subject(fn, args, kwargs)
+    key: Any = None
+    shapes = subject.cache_key()
+    if shapes is not None:
+        key = (fn, reference, shapes, bool(jax.config.jax_enable_x64))
+        try:
+            known = _TRIALS.get(key)
+        except TypeError:  # fn itself cannot be hashed
+            key, known = None, None
+        if known is not None:
+            _TRIALS.move_to_end(key)
+            known.subject.values, known.subject.others = subject.values, subject.others
+            return known
+    trial = Trial(fn, args, kwargs, reference)
+    if key is not None:
+        _TRIALS[key] = trial
+        while len(_TRIALS) > _KEPT:
+            _TRIALS.popitem(last=False)
+    return trial
