@@ -51,6 +51,14 @@ def floats(function: str, **values: Any) -> tuple[jax.Array, ...]:
     )
 
 
+def sum_dtype(dtype: Any) -> np.dtype:
+    """Return the dtype that sums of this dtype run in: float32 at least.
+
+    By its size, since `jnp.promote_types` refuses under `jax_numpy_dtype_promotion="strict"`.
+    """
+    return np.dtype(dtype) if jnp.finfo(dtype).bits >= 32 else np.dtype(np.float32)
+
+
 def _is_weak(a: jax.Array) -> bool:
     return bool(jax.typeof(a).weak_type)
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxbp.arguments import Shape
+from jaxbp.arguments import Shape, sum_dtype
 from jaxbp.window import Window
 
 
@@ -38,7 +38,7 @@ def max_pool_grad(
     dy: jax.Array, winner: jax.Array, input_shape: Shape, window: Window
 ) -> jax.Array:
     """dx[N, *S, C]: each window's dy goes to its winner, and overlapping windows add (4.4)."""
-    wide = dy.astype(jnp.promote_types(dy.dtype, jnp.float32))
+    wide = dy.astype(sum_dtype(dy.dtype))
     zero = jnp.zeros((), wide.dtype)
     shares = (
         jnp.where(winner == jnp.asarray(m, winner.dtype), wide, zero) for m in range(window.cells)
@@ -48,13 +48,13 @@ def max_pool_grad(
 
 def sum_pool(x: jax.Array, window: Window) -> jax.Array:
     """y[N, *S_out, C]: the sum of each window's cells, in float32 at least."""
-    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    x = x.astype(sum_dtype(x.dtype))
     return add(slices(pad(x, window, 0), window, x.shape))
 
 
 def sum_pool_grad(dy: jax.Array, input_shape: Shape, window: Window) -> jax.Array:
     """dx[N, *S, C]: each window gives dy to each of its cells, and overlapping windows add."""
-    wide = dy.astype(jnp.promote_types(dy.dtype, jnp.float32))
+    wide = dy.astype(sum_dtype(dy.dtype))
     return unslice((wide for _ in range(window.cells)), input_shape, window).astype(dy.dtype)
 
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxbp.arguments import Shape, vary_alike
+from jaxbp.arguments import Shape, sum_dtype, vary_alike
 from jaxbp.window import Window
 
 # The axes in lax's letters, by the number of spatial axes: arrays [N, *S, C], kernels [*K, C, O].
@@ -91,6 +91,6 @@ def _convolve(x: jax.Array, w: jax.Array, shape: Shape, **options: Any) -> jax.A
     if 0 in (*x.shape, *w.shape, *shape):  # XLA refuses a window of no cells
         return vary_alike(jnp.zeros(shape, x.dtype), x, w)[0]
     # Half precision sums in float32, and rounds once.
-    wide = jnp.promote_types(x.dtype, jnp.float32)
+    wide = sum_dtype(x.dtype)
     y = lax.conv_general_dilated(x, w, **options, preferred_element_type=wide)
     return y.astype(x.dtype)

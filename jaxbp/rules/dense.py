@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxbp.arguments import describe, floats, rank, reject, shape, vary_alike
+from jaxbp.arguments import describe, floats, rank, reject, shape, sum_dtype, vary_alike
 
 
 def _dense(x: jax.Array, w: jax.Array, b: jax.Array | None) -> jax.Array:
@@ -105,7 +105,7 @@ def dense_bias_grad(dy: jax.Array) -> jax.Array:
     """
     (dy,) = floats("dense_bias_grad", dy=dy)
     _check_features("dense_bias_grad", "dy", dy)
-    wide = jnp.promote_types(dy.dtype, jnp.float32)
+    wide = sum_dtype(dy.dtype)
     return jnp.sum(dy, axis=tuple(range(dy.ndim - 1)), dtype=wide).astype(dy.dtype)
 
 
@@ -171,7 +171,7 @@ def dense(x: Any, w: Any, b: Any = None) -> jax.Array:
 
 def _matmul(x: jax.Array, w: jax.Array) -> jax.Array:
     # Half precision sums in float32, and rounds once.
-    wide = jnp.promote_types(x.dtype, jnp.float32)
+    wide = sum_dtype(x.dtype)
     return jnp.matmul(x, w, preferred_element_type=wide).astype(x.dtype)
 
 
