@@ -1,0 +1,43 @@
+"""What holds for every test: devices, promotion, seeds and the profile of the property tests."""
+
+import os
+
+# shard_map needs several devices; the flag counts only before JAX starts its backend.
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=2"
+).strip()
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import hypothesis
+import jax
+import numpy as np
+import pytest
+
+# The helpers' asserts explain themselves as a test's do.
+pytest.register_assert_rewrite("tests.tolerance", "tests.transforms")
+
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+# The same examples on every machine and every run: a red build must be red again at home.
+hypothesis.settings.register_profile(
+    "fixed",
+    derandomize=True,
+    database=None,
+    deadline=None,
+    max_examples=20,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile("fixed")
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    """Random numbers, the same in every run and for every test alone or in company."""
+    return np.random.default_rng(20240607)
+
+
+@pytest.fixture
+def float64():
+    """Float64 for this test, in the float32 leg as well."""
+    with jax.enable_x64(True):
+        yield

@@ -1,0 +1,300 @@
+"""What every rule must survive: JAX's transformations, each compared with autodiff of plain code.
+
+    @pytest.mark.parametrize("transform", TRANSFORMS)
+    def test_transforms(transform, rng):
+        TRANSFORMS[transform](rule, plain, (x, w), terms=50)
+
+`rule` and `plain` take the same positional arguments; `plain` has no hand-written rule in it.
+Arguments that are not floating (labels) get no cotangent. The first argument is the batch, its
+leading axis and the result's leading axis count examples; the others are parameters, unless
+`batched` (the indices of the arguments with a leading axis of examples) says otherwise.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.export
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, PartitionSpec
+
+from tests.tolerance import assert_close, assert_no_worse, assert_trees_close
+
+Function = Callable[..., Any]
+Arguments = Sequence[Any]
+
+DTYPES = ("float64", "float32", "bfloat16", "float16")
+PLATFORMS = ("cpu", "cuda", "tpu")
+
+
+def differentiable(args: Arguments) -> tuple[int, ...]:
+    """The indices of the floating arguments."""
+    return tuple(
+        i for i, a in enumerate(args) if jnp.issubdtype(jnp.asarray(a).dtype, jnp.floating)
+    )
+
+
+def cotangent_like(y: Any, seed: int = 0) -> jax.Array:
+    """A random cotangent for the value y."""
+    return jnp.asarray(np.random.default_rng(seed).standard_normal(y.shape), y.dtype)
+
+
+def value_and_cotangents(fn: Function, args: Arguments, dy: Any = None) -> tuple[Any, list[Any]]:
+    """fn's value, and its floating arguments' cotangents for the cotangent dy (or a random one)."""
+    y, pullback = jax.vjp(fn, *args)
+    cotangents = pullback(cotangent_like(y) if dy is None else dy)
+    return y, [cotangents[i] for i in differentiable(args)]
+
+
+def check_plain(rule: Function, plain: Function, args: Arguments, *, terms: int) -> None:
+    """Value and cotangents without any transformation, eagerly; each in its primal's dtype."""
+    actual = value_and_cotangents(rule, args)
+    assert_trees_close(actual, _jitted(plain, args), terms=terms)
+    for i, cotangent in zip(differentiable(args), actual[1], strict=True):
+        primal = jnp.asarray(args[i])
+        assert cotangent.dtype == primal.dtype, f"argument {i}: {cotangent.dtype}"
+        assert cotangent.shape == primal.shape, f"argument {i}: {cotangent.shape}"
+
+
+def check_jit(rule: Function, plain: Function, args: Arguments, *, terms: int) -> None:
+    """Value and cotangents under jit."""
+    assert_trees_close(_jitted(rule, args), _jitted(plain, args), terms=terms)
+
+
+def check_vmap(rule: Function, plain: Function, args: Arguments, *, terms: int) -> None:
+    """vmap over every subset of the arguments: cotangents outside it, and inside it.
+
+    Outside, the cotangent of an argument that is not mapped over is a sum over the mapped axis.
+    """
+    stacked = [jnp.stack([jnp.asarray(a), _moved(a)]) for a in args]
+    for mapped in itertools.product((None, 0), repeat=len(args)):
+        if not any(axis == 0 for axis in mapped):
+            continue
+        these = [s if axis == 0 else a for axis, s, a in zip(mapped, stacked, args, strict=True)]
+
+        def outside(fn: Function, *these: Any, mapped: Any = mapped) -> Any:
+            return value_and_cotangents(jax.vmap(fn, in_axes=mapped), these)
+
+        def inside(fn: Function, *these: Any, mapped: Any = mapped) -> Any:
+            return jax.vmap(lambda *these: value_and_cotangents(fn, these), in_axes=mapped)(*these)
+
+        def both(fn: Function, *these: Any) -> Any:
+            return outside(fn, *these), inside(fn, *these)
+
+        actual = jax.jit(partial(both, rule))(*these)
+        expected = jax.jit(partial(both, plain))(*these)
+        assert_trees_close(actual, expected, terms=2 * terms)
+
+
+def check_second_order(rule: Function, plain: Function, args: Arguments, *, terms: int) -> None:
+    """grad of grad: of a scalar made of the value and all first cotangents."""
+
+    def gradient(fn: Function, dy: Any, *args: Any) -> Any:
+        return jax.grad(_first_order, argnums=(1, *(2 + i for i in differentiable(args))))(
+            fn, dy, *args
+        )
+
+    dy = cotangent_like(jax.eval_shape(plain, *args))
+    actual = jax.jit(partial(gradient, rule))(dy, *args)
+    expected = jax.jit(partial(gradient, plain))(dy, *args)
+    assert_trees_close(actual, expected, terms=terms * terms)
+
+
+def check_hessian(rule: Function, plain: Function, args: Arguments, *, terms: int) -> None:
+    """jacfwd of jacrev, by the first floating argument and by the others along one direction."""
+
+    def hessian(fn: Function, *args: Any) -> Any:
+        first, *others = differentiable(args)
+
+        def scalar(t: Any, direction: Any) -> Any:
+            moved = list(args)
+            moved[first] = moved[first] + t * direction
+            for i in others:
+                moved[i] = moved[i] * (1 + t)
+            y = fn(*moved)
+            return jnp.sum(jnp.sin(y) * cotangent_like(y))
+
+        zero = jnp.zeros((), args[first].dtype)
+        direction = cotangent_like(args[first], seed=1)
+        return jax.jacfwd(jax.jacrev(scalar, argnums=(0, 1)), argnums=(0,))(zero, direction)
+
+    actual = jax.jit(partial(hessian, rule))(*args)
+    expected = jax.jit(partial(hessian, plain))(*args)
+    assert_trees_close(actual, expected, terms=terms * terms)
+
+
+def check_checkpoint(rule: Function, plain: Function, args: Arguments, *, terms: int) -> None:
+    """Under jax.checkpoint, where forward runs again for backward."""
+
+    def remat(fn: Function) -> Function:
+        return jax.checkpoint(lambda *args: jnp.sin(fn(*args)))
+
+    assert_trees_close(_jitted(remat(rule), args), _jitted(remat(plain), args), terms=terms)
+
+
+def check_scan(
+    rule: Function, plain: Function, args: Arguments, *, terms: int, batched: Sequence[int] = (0,)
+) -> None:
+    """In the body of a scan over the batched arguments, the parameters being closed over."""
+
+    def scanned(fn: Function) -> Function:
+        def over_time(*args: Any) -> Any:
+            steps = [jnp.stack([args[i], _moved(args[i])]) for i in batched]
+
+            def body(total: Any, step: Any) -> Any:
+                these = list(args)
+                for i, value in zip(batched, step, strict=True):
+                    these[i] = value
+                y = fn(*these)
+                return total + y, y
+
+            y = jax.eval_shape(fn, *args)
+            total, each = jax.lax.scan(body, jnp.zeros(y.shape, y.dtype), steps)
+            return jnp.concatenate([total[None], each])
+
+        return over_time
+
+    assert_trees_close(_jitted(scanned(rule), args), _jitted(scanned(plain), args), terms=2 * terms)
+
+
+def check_shard_map(
+    rule: Function, plain: Function, args: Arguments, *, terms: int, batched: Sequence[int] = (0,)
+) -> None:
+    """Over two devices with shard_map's own checks: examples spread, parameters replicated.
+
+    The gradient is taken inside the shard_map and outside of it; both are the sum over all devices.
+    """
+    assert jax.device_count() >= 2, "the test needs two devices"
+    mesh = Mesh(np.array(jax.devices()[:2]), ("devices",))
+    spread, whole = PartitionSpec("devices"), PartitionSpec()
+    specs = tuple(spread if i in batched else whole for i in range(len(args)))
+    # Twice the batch, so that each device has a whole one.
+    args = [
+        jnp.concatenate([jnp.asarray(a), _moved(a)]) if i in batched else jnp.asarray(a)
+        for i, a in enumerate(args)
+    ]
+    floating = differentiable(args)
+
+    def loss(fn: Function, dy: Any, *args: Any) -> Any:
+        return jnp.sum(jnp.sin(fn(*args)) * dy)
+
+    def sharded_loss(dy: Any, *args: Any) -> Any:
+        total = jax.lax.psum(loss(rule, dy, *args), "devices")
+        return total
+
+    argnums = tuple(1 + i for i in floating)
+    inside = jax.shard_map(
+        jax.grad(sharded_loss, argnums=argnums),
+        mesh=mesh,
+        in_specs=(spread, *specs),
+        out_specs=tuple(specs[i] for i in floating),
+    )
+    outside = jax.grad(
+        jax.shard_map(sharded_loss, mesh=mesh, in_specs=(spread, *specs), out_specs=whole),
+        argnums=argnums,
+    )
+    dy = cotangent_like(jax.eval_shape(plain, *args))
+    expected = jax.jit(jax.grad(partial(loss, plain), argnums=argnums))(dy, *args)
+    assert_trees_close(jax.jit(inside)(dy, *args), expected, terms=2 * terms)
+    assert_trees_close(jax.jit(outside)(dy, *args), expected, terms=2 * terms)
+
+
+def check_export(rule: Function, plain: Function, args: Arguments, *, terms: int) -> None:
+    """Exported once for all platforms, and run on this one."""
+    function = jax.jit(lambda *args: value_and_cotangents(rule, args))
+    exported = jax.export.export(function, platforms=PLATFORMS)(*map(jnp.asarray, args))
+    assert exported.platforms == PLATFORMS
+    assert_trees_close(exported.call(*map(jnp.asarray, args)), _jitted(plain, args), terms=terms)
+
+
+def check_dtypes(
+    rule: Function,
+    plain: Function,
+    args: Arguments,
+    *,
+    terms: int,
+    dtypes: Sequence[str] = DTYPES,
+) -> None:
+    """In every dtype: no further from the float64 truth than twice autodiff of plain code."""
+    del terms  # the other functions' signature; the comparison with autodiff needs none
+    with jax.enable_x64(True):
+        floating = differentiable(args)
+        dy = None
+        for dtype in dtypes:
+            these = [
+                jnp.asarray(np.asarray(a), dtype if i in floating else None)
+                for i, a in enumerate(args)
+            ]
+            exact = [a.astype("float64") if i in floating else a for i, a in enumerate(these)]
+            dy = cotangent_like(jax.eval_shape(plain, *these))
+            truth = _jitted(plain, exact, dy.astype("float64"))
+            actual, autodiff = _jitted(rule, these, dy), _jitted(plain, these, dy)
+            assert jax.tree.map(jnp.shape, actual) == jax.tree.map(jnp.shape, truth)
+            for (path, ours), theirs, right in zip(
+                jax.tree_util.tree_leaves_with_path(actual),
+                jax.tree.leaves(autodiff),
+                jax.tree.leaves(truth),
+                strict=True,
+            ):
+                name = "value" if path[0].idx == 0 else f"cotangent {path[1].idx}"
+                assert ours.dtype == dtype, f"{name} in {dtype} is {ours.dtype}"
+                assert_no_worse(ours, theirs, right, what=name)
+
+
+def check_pairing(fn: Function, args: Arguments, *, terms: int, seed: int = 0) -> None:
+    """⟨dy, J v⟩ = ⟨dx, v⟩, J v by central differences: for a function linear in each argument.
+
+    The function must be linear in each argument by itself, so that differences are exact.
+    """
+    dy = cotangent_like(jax.eval_shape(fn, *args), seed)
+    _, cotangents = value_and_cotangents(fn, args, dy)
+    for i, dx in zip(differentiable(args), cotangents, strict=True):
+        v = cotangent_like(jnp.asarray(args[i]), seed + 1 + i)
+        # Linear: the tangent is the difference itself, whatever the step.
+        plus, minus = (fn(*args[:i], args[i] + s * v, *args[i + 1 :]) for s in (1, -1))
+        jv = (np.asarray(plus, np.float64) - np.asarray(minus, np.float64)) / 2
+        left = np.sum(np.asarray(dy, np.float64) * jv)
+        right = np.sum(np.asarray(dx, np.float64) * np.asarray(v, np.float64))
+        # What the two inner products sum, in absolute values: at most this.
+        size = np.sum(np.abs(dy)) * (np.abs(plus).max(initial=0) + np.abs(minus).max(initial=0))
+        size = size + np.sum(np.abs(np.asarray(dx) * np.asarray(v)))
+        assert_close(left, right, terms=terms, magnitude=size, dtype=dy.dtype, what=f"argument {i}")
+
+
+def _jitted(fn: Function, args: Arguments, dy: Any = None) -> Any:
+    return jax.jit(lambda args, dy: value_and_cotangents(fn, args, dy))(
+        [jnp.asarray(a) for a in args], dy
+    )
+
+
+def _first_order(fn: Function, dy: Any, *args: Any) -> Any:
+    y, cotangents = value_and_cotangents(fn, args, dy)
+    total = jnp.sum(jnp.sin(y))
+    for seed, c in enumerate(cotangents):
+        total += jnp.sum(c * cotangent_like(c, seed + 1)).astype(total.dtype)
+    return total
+
+
+def _moved(a: Any) -> jax.Array:
+    """A second example of the argument: the same numbers in other places."""
+    a = jnp.asarray(a)
+    return jnp.roll(a.reshape(-1), 1).reshape(a.shape)
+
+
+TRANSFORMS: dict[str, Function] = {
+    "plain": check_plain,
+    "jit": check_jit,
+    "vmap": check_vmap,
+    "second order": check_second_order,
+    "hessian": check_hessian,
+    "checkpoint": check_checkpoint,
+    "scan": check_scan,
+    "shard_map": check_shard_map,
+    "export": check_export,
+    "dtypes": check_dtypes,
+}
