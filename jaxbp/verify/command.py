@@ -13,11 +13,12 @@ import os
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from importlib.metadata import version
-from itertools import repeat
+from itertools import groupby, repeat
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple, NoReturn
@@ -248,13 +249,12 @@ def _import(name: str) -> ModuleType:
 
 def _where(error: BaseException) -> str:
     """Name the line that raised, where it stands in a module that was being imported."""
-    trace, place = error.__traceback__, ""
-    while trace is not None:
-        path = trace.tb_frame.f_code.co_filename
-        if "importlib" not in path and path != __file__:
-            place = f"{path}:{trace.tb_lineno}: "
-        trace = trace.tb_next
-    return place
+    own = str(Path(__file__).parent)
+    frames = traceback.extract_tb(error.__traceback__)
+    foreign = [
+        f for f in frames if "importlib" not in f.filename and not f.filename.startswith(own)
+    ]
+    return f"{foreign[-1].filename}:{foreign[-1].lineno}: " if foreign else ""
 
 
 def _check(
@@ -266,9 +266,15 @@ def _check(
     seed: int,
 ) -> Report:
     try:
-        report = check_vjp(function, *args, reference=reference, seed=seed, **kwargs)
+        jax.eval_shape(lambda: function(*args, **kwargs))
     except Exception as error:
         raise CannotRunError(f"{name} refuses {_shapes(args, kwargs)}: {reason(error)}") from None
+    try:
+        report = check_vjp(function, *args, reference=reference, kwargs=kwargs, seed=seed)
+    except Exception as error:
+        raise CannotRunError(
+            f"{name} cannot be checked on {_shapes(args, kwargs)}: {reason(error)}"
+        ) from None
     return dataclasses.replace(report, function=name)
 
 
@@ -389,10 +395,11 @@ def _discover(package: str) -> int:
         rules, failures = discover(package)
     except (Exception, SystemExit) as error:
         raise CannotRunError(f"cannot import {package}: {_where(error)}{reason(error)}") from None
-    width = max((len(rule.target) for rule in rules), default=0)
-    for rule in rules:
-        remark = "" if rule.complete else "  (no defvjp yet)"
-        print(f"{rule.target:<{width}}  {rule.source}{remark}".rstrip())
+    for file, group in groupby(rules, lambda rule: rule.file):
+        print(file or "(no source)")
+        for rule in group:
+            remark = f"  ({rule.remark})" if rule.remark else ""
+            print(f"{rule.line:6}  {rule.target}{remark}")
     for failure in failures:
         print(f"not imported: {failure.module}: {failure.reason}")
     plural = "" if len(rules) == 1 else "s"

@@ -186,7 +186,7 @@ def verdict(report: Report) -> str:
     Example:
         >>> wrong = Finding("gradient", "w", "sign", "", "rule")
         >>> verdict(Report("f", (), (), (wrong,)))
-        'refuted: f: sign (w)'
+        'refuted: sign (w) in f'
     """
     if report.ok:
         return f"ok: nothing wrong found in {report.function}"
@@ -197,7 +197,7 @@ def verdict(report: Report) -> str:
     for diagnosis, arguments in blamed.items():
         names = ", ".join(dict.fromkeys(name for name in arguments if name))
         parts.append(f"{diagnosis} ({names})" if names else diagnosis)
-    return f"refuted: {report.function}: {', '.join(parts)}"
+    return f"refuted: {', '.join(parts)} in {report.function}"
 
 
 def _headline(report: Report, paint: _Paint) -> str:

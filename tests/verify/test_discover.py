@@ -41,8 +41,9 @@ def test_a_rule_is_listed_with_its_line(package):
     name = package(deep__in____init__="", deep__in__er=RULE)
     (rule,), failures = discover(name)
     assert rule.target == f"{name}.deep.er:rule"
-    assert rule.source.endswith("deep/er.py:4")
-    assert rule.complete
+    assert rule.file.endswith("deep/er.py")
+    assert rule.line == 4
+    assert rule.remark == ""
     assert failures == []
 
 
@@ -96,7 +97,35 @@ def test_attributes_of_classes_and_wrapped_rules_are_found(package):
         "jitted",
         "bound",
     }
-    assert not any(rule.complete for rule in rules)
+    assert {rule.remark for rule in rules} == {"no defvjp yet"}
+
+
+def test_rules_made_inside_functions_are_read_from_the_source(package):
+    name = package(
+        factory="""
+        import functools
+        from jax import custom_vjp
+        import jax
+
+        def make(n):
+            @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+            def rule(m, x):
+                return x
+            return rule
+
+        class Layer:
+            def __call__(self, x):
+                return custom_vjp(lambda x: x)(x)
+
+        def uses_none(x):
+            return x
+        """
+    )
+    rules, _ = discover(name)
+    assert [(rule.target.partition(":")[2], rule.line) for rule in rules] == [
+        ("make.<locals>.rule", 7),
+        ("Layer.__call__.<locals>", 14),
+    ]
 
 
 def test_modules_that_do_not_import_are_lines_not_crashes(package):

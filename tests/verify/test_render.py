@@ -42,7 +42,7 @@ WRONG = Report(
 RIGHT = dataclasses.replace(WRONG, function="good", findings=(), checks=(Check("value", True),))
 
 EXPECTED = """\
-refuted: bad_linear: transposed (w['a'].kernel)
+refuted: transposed (w['a'].kernel) in bad_linear
   arguments      x: f32[4,3], w['a'].kernel: f32[3,5]
   compared with  the primal inside the rule
   seed           7, 3.2 s
