@@ -17,6 +17,7 @@ from jaxbp.arguments import (
     reject,
     shape,
     shape_tuple,
+    sum_dtype,
     vary_alike,
 )
 from jaxbp.window import Window, make_transposed_window, make_window
@@ -164,7 +165,7 @@ def conv_bias_grad(dy: Any) -> jax.Array:
     """
     (dy,) = floats("conv_bias_grad", dy=dy)
     rank("conv_bias_grad", "dy", dy, (3, 4, 5), "[N, *S_out, O] with one to three spatial axes,")
-    wide = jnp.promote_types(dy.dtype, jnp.float32)
+    wide = sum_dtype(dy.dtype)
     return jnp.sum(dy, axis=tuple(range(dy.ndim - 1)), dtype=wide).astype(dy.dtype)
 
 

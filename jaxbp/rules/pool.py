@@ -21,6 +21,7 @@ from jaxbp.arguments import (
     reject,
     shape,
     shape_tuple,
+    sum_dtype,
 )
 from jaxbp.lowering.slices import add, cells_inside, pad, slices, unslice
 from jaxbp.window import Window, make_window
@@ -74,10 +75,10 @@ def avg_pool_grad(
     name = "avg_pool_grad"
     (dy,) = floats(name, dy=dy)
     input_shape = _input_shape(name, dy, input_shape)
-    made = _window(name, input_shape, window, stride, padding, 1)
+    made = pool_window(name, input_shape, window, stride, padding, 1)
     flag(name, "count_include_pad", count_include_pad)
     shape(name, "dy", dy, _output_shape(input_shape, made), "the output's")
-    wide = dy.astype(jnp.promote_types(dy.dtype, jnp.float32))
+    wide = dy.astype(sum_dtype(dy.dtype))
     share = wide / _count(input_shape, made, count_include_pad, wide.dtype)
     return lowering.sum_pool_grad(share, input_shape, made).astype(dy.dtype)
 
@@ -127,7 +128,7 @@ def max_pool_grad(
     name = "max_pool_grad"
     (dy,) = floats(name, dy=dy)
     input_shape = _input_shape(name, dy, input_shape)
-    made = _window(name, input_shape, window, stride, padding, dilation)
+    made = pool_window(name, input_shape, window, stride, padding, dilation)
     choice(name, "ties", ties, TIES)
     output_shape = _output_shape(input_shape, made)
     shape(name, "dy", dy, output_shape, "the output's")
@@ -210,7 +211,7 @@ def avg_pool(
     """
     (x,) = floats("avg_pool", x=x)
     rank("avg_pool", "x", x, (3, 4, 5), _INPUT)
-    made = _window("avg_pool", x.shape, window, stride, padding, 1)
+    made = pool_window("avg_pool", x.shape, window, stride, padding, 1)
     count_include_pad = flag("avg_pool", "count_include_pad", count_include_pad)
     return _avg_pool_rule(x, x.shape, made, count_include_pad)
 
@@ -246,7 +247,7 @@ def _tied_max_jvp(window: Window, ties: str, primals: Any, tangents: Any) -> Any
 def _tied_max_grad(
     dy: jax.Array, winners: jax.Array, input_shape: Shape, window: Window, ties: str
 ) -> jax.Array:
-    wide = dy.astype(jnp.promote_types(dy.dtype, jnp.float32))
+    wide = dy.astype(sum_dtype(dy.dtype))
     share = wide * _shares(winners, ties, wide.dtype)
     zero = jnp.zeros((), wide.dtype)
     shares = (jnp.where(winners[..., m], share, zero) for m in range(window.cells))
@@ -342,7 +343,7 @@ def max_pool(
     """
     (x,) = floats("max_pool", x=x)
     rank("max_pool", "x", x, (3, 4, 5), _INPUT)
-    made = _window("max_pool", x.shape, window, stride, padding, dilation)
+    made = pool_window("max_pool", x.shape, window, stride, padding, dilation)
     return _max_pool_rule(x, x.shape, made, choice("max_pool", "ties", ties, TIES))
 
 
@@ -413,9 +414,10 @@ def _with_places(function: str, x: Any) -> jax.Array:
     return x
 
 
-def _window(
+def pool_window(
     function: str, input_shape: Shape, window: Any, stride: Any, padding: Any, dilation: Any
 ) -> Window:
+    """Return the window of a pooling: its stride is its size unless given."""
     spatial = input_shape[1:-1]
     size = ints(function, "window", window, len(spatial))
     stride = size if stride is None else stride

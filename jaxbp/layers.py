@@ -1,0 +1,272 @@
+"""The layers that a network is made of: each rule as four pure functions.
+
+A layer's `forward` hands on, as its residuals, the rule's own `bwd` with all that it needs, so
+`backward` only has to call it. The layers of `layers.conv(8, 3)` to `layers.flatten()` are named
+after the function in `jaxbp` that they apply, and take its options.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from functools import partial
+from types import MappingProxyType
+from typing import Any
+
+import jax
+from jax.nn.initializers import Initializer, he_normal, zeros
+from jax.tree_util import Partial
+
+from jaxbp.arguments import Shape, describe, flag, ints, positive, reject
+from jaxbp.network import Layer, Params
+from jaxbp.rules import conv as _conv
+from jaxbp.rules import dense as _dense
+from jaxbp.rules import pool as _pool
+from jaxbp.window import make_transposed_window, make_window
+
+# Variance 2 / fan-in: the scale that keeps relu networks' activations as large as their input.
+_HE_NORMAL = he_normal()
+_HE_NORMAL_TRANSPOSED = he_normal(in_axis=-1, out_axis=-2)
+
+
+def conv(
+    features: int,
+    kernel: Any,
+    *,
+    stride: Any = 1,
+    padding: Any = "SAME",
+    dilation: Any = 1,
+    groups: int = 1,
+    bias: bool = True,
+    kernel_init: Initializer = _HE_NORMAL,
+) -> Layer:
+    """Return a convolution layer: `jaxbp.conv` with `w[*K, C // groups, O]` and `b[O]`.
+
+    `features` is O, `kernel` an int or one a spatial axis. Biases start at zero.
+
+    Source: (3.5)
+    """
+    features = positive("layers.conv", "features", features)
+    groups = positive("layers.conv", "groups", groups)
+    bias = flag("layers.conv", "bias", bias)
+    options = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
+
+    def init(key: Any, input_shape: Shape) -> Params:
+        size = ints("layers.conv", "kernel", kernel, len(input_shape) - 2)
+        w = kernel_init(key, (*size, input_shape[-1] // groups, features))
+        return {"w": w, "b": zeros(key, (features,))} if bias else {"w": w}
+
+    def apply(params: Params, x: jax.Array) -> jax.Array:
+        return _conv.conv(x, *_weights("layers.conv", params, bias), **options)
+
+    def forward(params: Params, x: jax.Array) -> tuple[jax.Array, Any]:
+        w, b = _weights("layers.conv", params, bias)
+        window = make_window(
+            "conv", x.shape[1:-1], w.shape[:-2], stride=stride, padding=padding, dilation=dilation
+        )
+        y, residuals = _conv.conv_fwd(x, w, b, window, groups)
+        return y, Partial(partial(_conv.conv_bwd, window, groups), residuals)
+
+    return Layer(init, apply, forward, _weighted_backward, "conv", options)
+
+
+def conv_transpose(
+    features: int,
+    kernel: Any,
+    *,
+    stride: Any = 1,
+    padding: Any = "SAME",
+    dilation: Any = 1,
+    groups: int = 1,
+    bias: bool = True,
+    kernel_init: Initializer = _HE_NORMAL_TRANSPOSED,
+) -> Layer:
+    """Return a transposed convolution: `jaxbp.conv_transpose`, `w[*K, O // groups, C]`, `b[O]`.
+
+    `features` is O, `kernel` an int or one a spatial axis. Biases start at zero.
+
+    Source: (3.7)
+    """
+    name = "layers.conv_transpose"
+    features = positive(name, "features", features)
+    groups = positive(name, "groups", groups)
+    bias = flag(name, "bias", bias)
+    options = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
+
+    def init(key: Any, input_shape: Shape) -> Params:
+        size = ints(name, "kernel", kernel, len(input_shape) - 2)
+        w = kernel_init(key, (*size, features // groups, input_shape[-1]))
+        return {"w": w, "b": zeros(key, (features,))} if bias else {"w": w}
+
+    def apply(params: Params, x: jax.Array) -> jax.Array:
+        return _conv.conv_transpose(x, *_weights(name, params, bias), **options)
+
+    def forward(params: Params, x: jax.Array) -> tuple[jax.Array, Any]:
+        w, b = _weights(name, params, bias)
+        window, spatial = make_transposed_window(
+            name, x.shape[1:-1], w.shape[:-2], stride=stride, padding=padding, dilation=dilation
+        )
+        static = ((x.shape[0], *spatial, features), window, groups)
+        y, residuals = _conv.conv_transpose_fwd(x, w, b, *static)
+        return y, Partial(partial(_conv.conv_transpose_bwd, *static), residuals)
+
+    return Layer(init, apply, forward, _weighted_backward, "conv_transpose", options)
+
+
+def dense(features: int, *, bias: bool = True, weight_init: Initializer = _HE_NORMAL) -> Layer:
+    """Return a fully connected layer: `jaxbp.dense` with `w[I, O]` and `b[O]`.
+
+    `features` is O. Biases start at zero.
+
+    Source: (2.1)
+    """
+    features = positive("layers.dense", "features", features)
+    bias = flag("layers.dense", "bias", bias)
+
+    def init(key: Any, input_shape: Shape) -> Params:
+        w = weight_init(key, (input_shape[-1], features))
+        return {"w": w, "b": zeros(key, (features,))} if bias else {"w": w}
+
+    def apply(params: Params, x: jax.Array) -> jax.Array:
+        return _dense.dense(x, *_weights("layers.dense", params, bias))
+
+    def forward(params: Params, x: jax.Array) -> tuple[jax.Array, Any]:
+        y, residuals = _dense.dense_fwd(x, *_weights("layers.dense", params, bias))
+        return y, Partial(_dense.dense_bwd, residuals)
+
+    return Layer(init, apply, forward, _weighted_backward, "dense")
+
+
+def max_pool(
+    window: Any,
+    *,
+    stride: Any = None,
+    padding: Any = "VALID",
+    dilation: Any = 1,
+    ties: str = "first",
+) -> Layer:
+    """Return a layer of `jaxbp.max_pool`.
+
+    Source: (4.3)
+    """
+    options = {
+        "window": window,
+        "stride": stride,
+        "padding": padding,
+        "dilation": dilation,
+        "ties": ties,
+    }
+
+    def forward(x: jax.Array) -> tuple[jax.Array, Any]:
+        made = _pool.pool_window("max_pool", x.shape, window, stride, padding, dilation)
+        y, residuals = _pool.max_pool_fwd(x, x.shape, made, ties)
+        return y, Partial(partial(_pool.max_pool_bwd, x.shape, made, ties), residuals)
+
+    return _fixed("max_pool", partial(_pool.max_pool, **options), forward, options)
+
+
+def avg_pool(
+    window: Any, *, stride: Any = None, padding: Any = "VALID", count_include_pad: bool = True
+) -> Layer:
+    """Return a layer of `jaxbp.avg_pool`.
+
+    Source: (4.1)
+    """
+    options = {
+        "window": window,
+        "stride": stride,
+        "padding": padding,
+        "count_include_pad": count_include_pad,
+    }
+
+    def forward(x: jax.Array) -> tuple[jax.Array, Any]:
+        made = _pool.pool_window("avg_pool", x.shape, window, stride, padding, 1)
+        static = (x.shape, made, count_include_pad)
+        y, residuals = _pool.avg_pool_fwd(x, *static)
+        return y, Partial(partial(_pool.avg_pool_bwd, *static), residuals)
+
+    return _fixed("avg_pool", partial(_pool.avg_pool, **options), forward, options)
+
+
+def global_max_pool() -> Layer:
+    """Return a layer of `jaxbp.global_max_pool`, `[N, *S, C] -> [N, C]`.
+
+    Source: (4.3)
+    """
+
+    def forward(x: jax.Array) -> tuple[jax.Array, Any]:
+        return _without_places(max_pool(x.shape[1:-1]), x)
+
+    return _fixed("global_max_pool", _pool.global_max_pool, forward)
+
+
+def global_avg_pool() -> Layer:
+    """Return a layer of `jaxbp.global_avg_pool`, `[N, *S, C] -> [N, C]`.
+
+    Source: (4.1)
+    """
+
+    def forward(x: jax.Array) -> tuple[jax.Array, Any]:
+        return _without_places(avg_pool(x.shape[1:-1]), x)
+
+    return _fixed("global_avg_pool", _pool.global_avg_pool, forward)
+
+
+def _without_places(layer: Layer, x: jax.Array) -> tuple[jax.Array, Any]:
+    y, pool_bwd = layer.forward({}, x)
+    return y.reshape(x.shape[0], x.shape[-1]), Partial(partial(_after_reshape, y.shape), pool_bwd)
+
+
+def _after_reshape(shape: Shape, bwd: Any, dy: jax.Array) -> tuple[jax.Array]:
+    return bwd(dy.reshape(shape))
+
+
+def flatten() -> Layer:
+    """Return a layer that makes one row of each example, `[N, …] -> [N, I]`."""
+
+    def apply(x: jax.Array) -> jax.Array:
+        return x.reshape(x.shape[0], math.prod(x.shape[1:]))
+
+    def forward(x: jax.Array) -> tuple[jax.Array, Any]:
+        return apply(x), Partial(partial(_unflatten, x.shape))
+
+    return _fixed("flatten", apply, forward)
+
+
+def _unflatten(shape: Shape, dy: jax.Array) -> tuple[jax.Array]:
+    return (dy.reshape(shape),)
+
+
+def _weights(layer: str, params: Any, bias: bool) -> tuple[jax.Array, jax.Array | None]:
+    expected = {"w", "b"} if bias else {"w"}
+    if not isinstance(params, Mapping) or params.keys() != expected:
+        got = sorted(params) if isinstance(params, Mapping) else describe(params)
+        raise reject(layer, "params", f"a dict of {sorted(expected)}", got)
+    return params["w"], params.get("b")
+
+
+def _weighted_backward(bwd: Any, dy: jax.Array) -> tuple[Params, jax.Array]:
+    dx, dw, db = bwd(dy)
+    return {"w": dw} if db is None else {"w": dw, "b": db}, dx
+
+
+def _fixed(
+    kind: str,
+    function: Callable[[jax.Array], jax.Array],
+    forward: Callable[[jax.Array], tuple[jax.Array, Any]],
+    options: Mapping[str, Any] = MappingProxyType({}),
+) -> Layer:
+    """Return a layer without parameters."""
+
+    def backward(bwd: Any, dy: jax.Array) -> tuple[Params, jax.Array]:
+        (dx,) = bwd(dy)
+        return {}, dx
+
+    return Layer(
+        lambda key, input_shape: {},
+        lambda params, x: function(x),
+        lambda params, x: forward(x),
+        backward,
+        kind,
+        options,
+    )

@@ -1,0 +1,132 @@
+"""Layers as tuples of pure functions, and networks made of them."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxbp.arguments import Shape, describe, reject, shape_tuple
+
+Params = Any
+
+
+class _Functions(NamedTuple):
+    init: Callable[[Any, Shape], Params]
+    apply: Callable[[Params, jax.Array], jax.Array]
+    forward: Callable[[Params, jax.Array], tuple[jax.Array, Any]]
+    backward: Callable[[Any, jax.Array], tuple[Params, jax.Array]]
+
+
+class Layer(_Functions):
+    """A layer: four pure functions, and what it is called.
+
+    - `init(key, input_shape) -> params`, the batch counted in the shape;
+    - `apply(params, x) -> y`, through the rules, so that `jax.grad` uses them;
+    - `forward(params, x) -> (y, residuals)` and `backward(residuals, dy) -> (dparams, dx)`, the
+      rules' own pairs, without autodiff.
+
+    Anybody's `Layer(init, apply, forward, backward)` takes its place in a network.
+    """
+
+    kind: str  # the layer's name in a network, before its number
+    options: Mapping[str, Any]  # how its rule is called
+    layers: Mapping[str, Layer]  # of a network: its layers by name
+
+    def __new__(
+        cls,
+        init: Callable[[Any, Shape], Params],
+        apply: Callable[[Params, jax.Array], jax.Array],
+        forward: Callable[[Params, jax.Array], tuple[jax.Array, Any]],
+        backward: Callable[[Any, jax.Array], tuple[Params, jax.Array]],
+        kind: str = "layer",
+        options: Mapping[str, Any] = types.MappingProxyType({}),
+        layers: Mapping[str, Layer] = types.MappingProxyType({}),
+    ) -> Layer:
+        self = super().__new__(cls, init, apply, forward, backward)
+        self.kind, self.options, self.layers = kind, options, layers
+        return self
+
+
+def sequential(*layers: Layer) -> Layer:
+    """Return the network that applies the layers one after the other.
+
+    ``x_{l+1} = f_l(x_l)``, and backward ``dx_l = ∂L/∂x_l`` is what the layer before receives.
+
+    Source: (3.4)
+
+    Args:
+      layers: any number of `Layer`s, networks among them.
+
+    Returns:
+      A `Layer`. Its parameters are a dict by the layer's name (`conv1`, `conv2`, `dense1`, …: kind
+      and number), with an entry for each layer that has parameters.
+
+    Raises:
+      TypeError: if an argument is no `Layer`.
+      ValueError: from the network's functions, if the parameters are another network's.
+
+    Example:
+      >>> from jaxbp import layers
+      >>> network = sequential(layers.conv(4, 3), layers.relu(), layers.flatten(), layers.dense(2))
+      >>> params = network.init(jax.random.key(0), (1, 5, 5, 3))
+      >>> jax.tree.map(jnp.shape, params)["dense1"]
+      {'b': (2,), 'w': (100, 2)}
+      >>> network.apply(params, jnp.ones((1, 5, 5, 3))).shape
+      (1, 2)
+
+    See also:
+      `backprop`.
+    """
+    named: dict[str, Layer] = {}
+    numbers: dict[str, int] = {}
+    for position, layer in enumerate(layers):
+        if not isinstance(layer, Layer):
+            raise reject("sequential", f"layers[{position}]", "a Layer", describe(layer), TypeError)
+        numbers[layer.kind] = numbers.get(layer.kind, 0) + 1
+        named[f"{layer.kind}{numbers[layer.kind]}"] = layer
+
+    def init(key: Any, input_shape: Shape) -> Params:
+        params = {}
+        ranks = tuple(range(1, 6))
+        input_shape = shape_tuple("sequential", "input_shape", input_shape, ranks, "(N, *S, C)")
+        x = jax.ShapeDtypeStruct(input_shape, jnp.result_type(float))
+        for name, layer in named.items():
+            key, subkey = jax.random.split(key)
+            own = layer.init(subkey, x.shape)
+            if own:
+                params[name] = own
+            x = jax.eval_shape(layer.apply, own, x)
+        return params
+
+    def check(params: Params) -> None:
+        if not isinstance(params, Mapping) or not params.keys() <= named.keys():
+            got = describe(params) if not isinstance(params, Mapping) else sorted(params)
+            expected = f"a dict by layer, of {sorted(named)}"
+            raise reject("sequential", "params", expected, got)
+
+    def apply(params: Params, x: jax.Array) -> jax.Array:
+        check(params)
+        for name, layer in named.items():
+            x = layer.apply(params.get(name, {}), x)
+        return x
+
+    def forward(params: Params, x: jax.Array) -> tuple[jax.Array, Any]:
+        check(params)
+        residuals = {}
+        for name, layer in named.items():
+            x, residuals[name] = layer.forward(params.get(name, {}), x)
+        return x, residuals
+
+    def backward(residuals: Any, dy: jax.Array) -> tuple[Params, jax.Array]:
+        grads = {}
+        for name, layer in reversed(named.items()):
+            own, dy = layer.backward(residuals[name], dy)
+            if own:
+                grads[name] = own
+        return {name: grads[name] for name in named if name in grads}, dy
+
+    return Layer(init, apply, forward, backward, "network", layers=types.MappingProxyType(named))
