@@ -6,16 +6,33 @@ from typing import Any
 
 import numpy as np
 
-from jaxbp.verify import gradient, properties
+from jaxbp.verify import (
+    compiler,
+    gradient,
+    kinks,
+    oracles,
+    power,
+    precision,
+    properties,
+    second_order,
+    transforms,
+    value,
+)
 from jaxbp.verify.outcome import Outcome
-from jaxbp.verify.report import Report
+from jaxbp.verify.report import Power, Precision, Report
 from jaxbp.verify.trial import Trial, trial_of
 
+TRANSFORMS = ("vmap", "scan", "remat", "shard-map")
 CHECKS = (
     "structure",
     "gradient",
+    "finite-differences",
+    "kinks",
     "linear",
     "nan",
+    *TRANSFORMS,
+    "second-order",
+    "precision",
 )
 """What `checks=` chooses from."""
 
@@ -39,7 +56,7 @@ def check_vjp(
     if not trial.given.outputs():
         raise TypeError(f"check_vjp: fn {trial.subject.name} must return a floating array")
     rng = np.random.default_rng(seed)
-    outcome = _run(trial, chosen, rng)
+    outcome, powers, precisions = _run(trial, chosen, rng)
     return Report(
         function=trial.subject.name,
         arguments=tuple(
@@ -47,11 +64,22 @@ def check_vjp(
         ),
         checks=tuple(outcome.checks),
         findings=tuple(outcome.findings),
+        powers=tuple(powers),
+        precisions=tuple(precisions),
+        warnings=compiler.warnings(),
         notes=tuple(dict.fromkeys([*trial.notes, *outcome.notes])),
         seed=seed,
         seconds=time.perf_counter() - began,
-        reference="the given reference" if reference is not None else "the primal inside the rule",
+        reference=_reference_name(trial, reference),
     )
+
+
+def _reference_name(trial: Trial, reference: Callable[..., Any] | None) -> str:
+    if reference is not None:
+        return str(getattr(reference, "__qualname__", reference))
+    if trial.has_rule:
+        return "the primal inside the rule"
+    return "finite differences (there is no rule: autodiff itself is on trial)"
 
 
 def assert_vjp(fn: Callable[..., Any], *args: Any, **options: Any) -> None:
@@ -70,25 +98,54 @@ def _chosen(checks: Collection[str] | None) -> set[str]:
     return set(checks)
 
 
-def _run(trial: Trial, chosen: set[str], rng: np.random.Generator) -> Outcome:
+def _run(
+    trial: Trial, chosen: set[str], rng: np.random.Generator
+) -> tuple[Outcome, list[Power], list[Precision]]:
     outcome = Outcome()
+    powers: list[Power] = []
+    precisions: list[Precision] = []
     if "structure" in chosen:
         outcome.add(properties.plain_call(trial, rng))
         if outcome.failed("structure"):
-            return outcome
+            return outcome, powers, precisions
+    if trial.explicit:
+        outcome.add(value.check(trial, rng))
+        if outcome.failed("value"):
+            trial.stand_by_the_primal()
     points = [trial.subject.x, *trial.other_points(rng)]
     if "linear" in chosen:
         outcome.add(properties.linear(trial, points, rng))
-    twisted = {f.argument for f in outcome.findings if f.check in ("linear", "deterministic", "zero")}
+    # What is not even linear, or not even a function, has no gradient to diagnose.
+    twisted = {f.argument for f in outcome.findings if f.diagnosis in ("nonlinear", "nondeterministic")}
     if "gradient" in chosen:
         taken = gradient.samples(trial, points, rng)
         judged = gradient.judge(trial, taken, points, rng)
-        # What is not even linear, or not even a function, has no gradient to diagnose.
         judged.findings = [f for f in judged.findings if f.argument not in twisted]
         outcome.add(judged)
-    if "nan" in chosen:
-        found = properties.finite(trial, rng)
-        known = {f.argument for f in outcome.findings if f.diagnosis == "nan"}
-        found.findings = [f for f in found.findings if f.argument not in known]
-        outcome.add(found)
-    return outcome
+        powers = power.measure(taken, trial.subject.leaves, rng)
+    wrong = {f.argument for f in outcome.findings}
+    for name, part in (
+        ("finite-differences", lambda: oracles.check(trial, points, rng)),
+        ("kinks", lambda: kinks.check(trial, rng)),
+        ("nan", lambda: properties.finite(trial, rng)),
+    ):
+        if name in chosen:
+            found = part()
+            found.findings = [f for f in found.findings if f.argument not in wrong]
+            outcome.add(found)
+    if trial.rule.interpreted:
+        for name in chosen & {*TRANSFORMS, "second-order", "precision"}:
+            outcome.row(name, None, "the rule cannot be traced")
+        return outcome, powers, precisions
+    transformed = [name for name in TRANSFORMS if name in chosen]
+    outcome.add(transforms.check(trial, points, transformed, rng))
+    if "second-order" in chosen:
+        if wrong:
+            outcome.row("second-order", None, "the first order is wrong already")
+        else:
+            outcome.add(second_order.check(trial, points, rng))
+    if "precision" in chosen:
+        measured, precisions = precision.check(trial, points, rng)
+        measured.findings = [f for f in measured.findings if f.argument not in wrong]
+        outcome.add(measured)
+    return outcome, powers, precisions

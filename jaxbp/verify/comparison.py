@@ -53,12 +53,15 @@ class Sample:
             return (self.tolerance > 1e-2 * size) & (self.tolerance > 0)
 
 
-def spread(vjp: Vjp, x: Vector, c: Vector, eps: float, rng: np.random.Generator) -> Vector:
+def spread(
+    vjp: Vjp, x: Vector, c: Vector, eps: float, rng: np.random.Generator, move_x: bool = True
+) -> Vector:
     """How much the answer moves when the inputs change in their last bits."""
     here = vjp(x, c)
     moved = np.zeros_like(here, dtype=float)
     for _ in range(TRIALS):
-        there = vjp(data.last_bits(x, rng, 4 * eps), data.last_bits(c, rng, 4 * eps))
+        near = data.last_bits(x, rng, 4 * eps) if move_x else x
+        there = vjp(near, data.last_bits(c, rng, 4 * eps))
         with np.errstate(invalid="ignore"):
             moved = np.fmax(moved, np.abs(there - here))
     return np.nan_to_num(moved, nan=0.0, posinf=0.0)

@@ -17,14 +17,6 @@ ARBITRATED = 48
 DENSE = 3
 
 
-@dataclasses.dataclass
-class Comparison:
-    """All samples of one check, and what there was to see."""
-
-    samples: list[Sample]
-    points: list[Vector]
-
-
 def samples(trial: Trial, points: list[Vector], rng: np.random.Generator) -> list[Sample]:
     """Rule and reference at every point: dense cotangents, one output leaf alone, rows."""
     taken = []
@@ -70,9 +62,6 @@ def judge(
     ok = not outcome.findings
     blamed = ", ".join(f.argument or "" for f in outcome.findings)
     outcome.row("gradient", ok, counted if ok else f"wrong for {blamed}; {counted}")
-    kinks = arbiter.kinks
-    if kinks:
-        outcome.row("kinks", True, f"{kinks} entries at a kink lie between the one-sided slopes")
     return outcome
 
 
@@ -93,8 +82,6 @@ class Arbiter:
     def __init__(self, trial: Trial, rng: np.random.Generator) -> None:
         self.trial, self.rng = trial, rng
         self._at: dict[bytes, FiniteDifferences] = {}
-        self._slopes: dict[tuple[bytes, int], object] = {}
-        self.kinks = 0
 
     def differences(self, x: Vector) -> FiniteDifferences:
         key = x.tobytes()
@@ -102,33 +89,41 @@ class Arbiter:
             self._at[key] = self.trial.differences(x, self.rng)
         return self._at[key]
 
-    def entry(self, sample: Sample, index: int) -> tuple[str, float, float]:
-        """Who is right at one entry: `kink`, `rule`, `reference`, `neither` or `both`."""
-        differences = self.differences(sample.x)
-        slope = differences.entry(index)
+    def entry(self, sample: Sample, index: int) -> "Ruling":
+        """Who is right at one entry."""
+        slope = self.differences(sample.x).entry(index)
         c, got, expected = sample.c, sample.got[index], sample.expected[index]
         with np.errstate(invalid="ignore", over="ignore"):
             used = c != 0
             weight = np.where(used, c, 0.0)
             value = float(np.sum(np.where(used, weight * slope.value, 0.0)))
-            error = float(np.sum(np.where(used, np.abs(weight) * slope.error, 0.0)))
-            error = 4 * error + float(sample.tolerance[index])
-            if np.any(slope.kink & used):
+            error = 4 * float(np.sum(np.where(used, np.abs(weight) * slope.error, 0.0)))
+            kinked = slope.kink & used
+            if kinked.any():
                 ends = np.array([weight * slope.left, weight * slope.right])
-                ends = np.where(slope.kink & used, ends, weight * slope.value)
-                ends = np.where(used, ends, 0.0)
+                ends = np.where(used, np.where(kinked, ends, weight * slope.value), 0.0)
                 low, high = ends.min(axis=0).sum(), ends.max(axis=0).sum()
-                margin = error + 1e-3 * (high - low)
-                inside = low - margin <= got <= high + margin
-                return ("kink" if inside else "reference"), value, error
+                margin = 1e-3 * (high - low) + 1e-6 * max(abs(low), abs(high))
+                inside = bool(low - margin <= got <= high + margin)
+                return Ruling("kink" if inside else "reference", value, error, True)
         if not np.isfinite(value) or not np.isfinite(error):
-            return "both", value, error
-        mine, theirs = abs(got - value) <= error, abs(expected - value) <= error
-        if mine and theirs:
-            return "both", value, error
-        if mine:
-            return "rule", value, error
-        return ("reference" if theirs else "neither"), value, error
+            return Ruling("both", value, error)
+        mine = abs(got - value) <= error + sample.tolerance[index]
+        theirs = abs(expected - value) <= error + sample.tolerance[index]
+        who = ("both" if theirs else "rule") if mine else ("reference" if theirs else "neither")
+        return Ruling(who, value, error)
+
+
+@dataclasses.dataclass(frozen=True)
+class Ruling:
+    """What finite differences say of one entry."""
+
+    who: str
+    """`kink` (the rule lies between the one-sided slopes), or who else agrees: `rule`,
+    `reference`, `neither`, `both` (or they cannot tell)."""
+    value: float
+    error: float
+    kink: bool = False
 
 
 def _verdict(trial: Trial, arbiter: Arbiter, leaf: Leaf, taken: list[Sample]) -> Verdict:
@@ -140,7 +135,6 @@ def _verdict(trial: Trial, arbiter: Arbiter, leaf: Leaf, taken: list[Sample]) ->
     wrong_samples.sort(key=lambda s: -_certainty(s, leaf))
     if not trial.subject.is_real:
         return Verdict(wrong_samples[0])
-    at_kinks = 0
     for sample in wrong_samples[:6]:
         excess = sample.excess()[leaf.part]
         order = np.argsort(-excess, kind="stable")
@@ -148,8 +142,10 @@ def _verdict(trial: Trial, arbiter: Arbiter, leaf: Leaf, taken: list[Sample]) ->
         for place in order[:ARBITRATED]:
             index = leaf.start + int(place)
             if not np.isfinite(sample.expected[index]):
-                who, value, error = arbiter.entry(sample, index)
-                if np.isfinite(value) and np.isfinite(error) and np.isfinite(sample.got[index]):
+                ruling = arbiter.entry(sample, index)
+                who = ruling.who
+                known = np.isfinite(ruling.value) and np.isfinite(ruling.error)
+                if known and np.isfinite(sample.got[index]):
                     if who in ("rule", "kink"):
                         _note(verdict, f"autodiff of the reference is {sample.expected[index]} for "
                               f"`{leaf.name}`; the rule agrees with finite differences")
@@ -161,9 +157,8 @@ def _verdict(trial: Trial, arbiter: Arbiter, leaf: Leaf, taken: list[Sample]) ->
                 continue
             if not np.isfinite(sample.got[index]):
                 return Verdict(sample, "rule", verdict.notes, "nan", "nan")
-            who, value, error = arbiter.entry(sample, index)
+            who = arbiter.entry(sample, index).who
             if who == "kink":
-                at_kinks += 1
                 continue
             if who == "rule":
                 if trial.explicit:
@@ -172,7 +167,6 @@ def _verdict(trial: Trial, arbiter: Arbiter, leaf: Leaf, taken: list[Sample]) ->
                       "agrees with finite differences, and autodiff does not")
                 continue
             return Verdict(sample, "rule", verdict.notes)
-    arbiter.kinks += at_kinks
     return verdict
 
 

@@ -162,6 +162,9 @@ class Pullback:
         self._value = jax.jit(fn)
         self._vjp = jax.jit(vjp_of(fn))
         self._outputs: list[jax.ShapeDtypeStruct] | None = None
+        self.interpreted = False
+        """Evaluate without compiling: for a rule that cannot be traced."""
+        self.refused = ""
 
     def mode(self) -> Any:
         """The context in which the function is traced and run."""
@@ -198,6 +201,9 @@ class Pullback:
 
     def raw(self, x: Vector, c: Vector) -> tuple[list[Any], list[Any]]:
         """The value that `jax.vjp` gives, and the cotangents, as arrays."""
+        if self.interpreted:
+            value, pull = self.eager(x)
+            return value, pull(c)
         with self.mode():
             leaves = self.subject.cast(x, self.dtype)
             return self._vjp(leaves, self.subject.others, self.cotangents(c))

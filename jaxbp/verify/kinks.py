@@ -1,0 +1,112 @@
+"""Ties and corners among the given arguments: which slopes are right there.
+
+A primal does not bind at a kink: any slope between the one-sided ones is right. An explicit
+reference does.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from jaxbp.verify import comparison
+from jaxbp.verify.comparison import Sample
+from jaxbp.verify.gradient import Arbiter
+from jaxbp.verify.outcome import Outcome, numbers
+from jaxbp.verify.report import Finding
+from jaxbp.verify.subject import Leaf
+from jaxbp.verify.trial import Trial
+
+QUESTIONS = 2
+LOOKED_AT = 32
+"""So many entries of a leaf, at most, are put before finite differences."""
+
+
+def check(trial: Trial, rng: np.random.Generator) -> Outcome:
+    """The rule's slopes at the kinks among the given arguments."""
+    outcome = Outcome()
+    if not trial.subject.is_real:
+        outcome.row("kinks", None, "complex arguments")
+        return outcome
+    arbiter = Arbiter(trial, rng)
+    met = 0
+    for _ in range(QUESTIONS):
+        sample = _sample(trial, rng)
+        for leaf in trial.subject.leaves:
+            if any(f.argument == leaf.name for f in outcome.findings):
+                continue
+            for index in _suspects(sample, leaf):
+                ruling = arbiter.entry(sample, index)
+                met += ruling.kink
+                if ruling.kink and ruling.who == "kink":
+                    if not trial.explicit or not _is_exact(trial, sample, index, rng):
+                        continue
+                    message = (
+                        "at a tie or corner the rule gives another slope than the reference, and "
+                        "an explicit reference binds there"
+                    )
+                elif ruling.kink:
+                    message = "at a tie or corner the slope is not between the one-sided slopes"
+                elif ruling.who in ("reference", "neither"):
+                    message = "right nearby, wrong at this very value, where the function is smooth"
+                else:
+                    continue
+                outcome.found(
+                    Finding(
+                        "kinks",
+                        leaf.name,
+                        "ties" if ruling.kink else "local",
+                        message,
+                        "rule",
+                        **numbers(_alone(sample, index), leaf),  # type: ignore[arg-type]
+                    )
+                )
+                break
+    if not outcome.findings:
+        detail = f"{met} met, each slope right there" if met else "none met at the given arguments"
+        outcome.row("kinks", True, detail)
+    return outcome
+
+
+def _sample(trial: Trial, rng: np.random.Generator) -> Sample:
+    """Rule and reference at the very point: a tolerance from changing the cotangent alone, since a
+    changed argument leaves the tie; errors at a kink are as large as the slopes themselves."""
+    x, c = trial.subject.x, trial.cotangent(rng)
+    got, expected = trial.rule(x, c), trial.truth(x, c)
+    tolerance = comparison.SPREADS * comparison.spread(trial.rule, x, c, trial.eps, rng, move_x=False)
+    tolerance += comparison.rounding(expected, trial.subject.leaves, trial.eps)
+    for leaf in trial.subject.leaves:
+        size = np.nan_to_num(np.abs(expected[leaf.part]), posinf=0.0)
+        if size.size:
+            tolerance[leaf.part] += max(1e-6, 1e3 * trial.eps) * size.max()
+    return Sample(x, c, got, expected, tolerance, "the given arguments")
+
+
+def _suspects(sample: Sample, leaf: Leaf) -> list[int]:
+    """Where the two differ, the worst first."""
+    excess = sample.excess()[leaf.part]
+    excess = np.where(np.isfinite(excess), excess, 0.0)
+    order = np.argsort(-excess, kind="stable")
+    return [leaf.start + int(i) for i in order[:LOOKED_AT] if excess[i] > 1.0]
+
+
+def _is_exact(trial: Trial, sample: Sample, index: int, rng: np.random.Generator) -> bool:
+    """Whether the tie is in the data, and not an accident of how float64 rounds.
+
+    One in the data is there in the given dtype too, or survives scaling each leaf.
+    """
+    gap = sample.got[index] - sample.expected[index]
+    factors = np.ones_like(sample.x)
+    for leaf in trial.subject.leaves:
+        factors[leaf.part] = rng.uniform(0.9, 1.1)
+    x = sample.x * factors
+    scaled = trial.rule(x, sample.c)[index] - trial.truth(x, sample.c)[index]
+    truth = trial.remember("truth-as-given", lambda: trial.as_given(trial.truth_fn))
+    given = trial.given(sample.x, sample.c)[index] - truth(sample.x, sample.c)[index]
+    return bool(abs(scaled) > 1e-2 * abs(gap) or abs(given - gap) < 1e-2 * abs(gap))
+
+
+def _alone(sample: Sample, index: int) -> Sample:
+    """The sample with only one entry left to complain of."""
+    got = sample.expected.copy()
+    got[index] = sample.got[index]
+    return dataclasses.replace(sample, got=got)

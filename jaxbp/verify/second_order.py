@@ -1,0 +1,205 @@
+"""The rule's own derivative: gradient of gradient, and forward over reverse, in float64."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxbp.verify import comparison
+from jaxbp.verify.outcome import Outcome, numbers
+from jaxbp.verify.report import Finding
+from jaxbp.verify.subject import Leaf, LeafFunction, Leaves, Pullback, Vector, pack, vjp_of
+from jaxbp.verify.trial import Trial
+
+
+def reverse_over_reverse(fn: LeafFunction) -> Callable[[Leaves, Leaves, Leaves, Leaves], Leaves]:
+    """The VJP, for `u`, of (leaves, cotangents) -> VJP of `fn`: one list, leaves before cotangents."""
+    first = vjp_of(fn)
+
+    def second(leaves: Leaves, others: Leaves, cts: Leaves, u: Leaves) -> Leaves:
+        _, pull = jax.vjp(lambda ls, cs: first(ls, others, cs)[1], leaves, cts)
+        by_leaves, by_cts = pull(u)
+        return [*by_leaves, *by_cts]
+
+    return second
+
+
+def forward_over_reverse(fn: LeafFunction) -> Callable[[Leaves, Leaves, Leaves, Leaves], Leaves]:
+    """The derivative of the VJP of `fn` along `v`."""
+    first = vjp_of(fn)
+
+    def second(leaves: Leaves, others: Leaves, cts: Leaves, v: Leaves) -> Leaves:
+        return jax.jvp(lambda ls: first(ls, others, cts)[1], (leaves,), (v,))[1]
+
+    return second
+
+
+class _Second:
+    """One of the two above, on vectors: x and c together in, `u` held."""
+
+    def __init__(self, trial: Trial, pullback: Pullback, make: Callable[[LeafFunction], Any]) -> None:
+        self.trial, self.pullback = trial, pullback
+        self.run = jax.jit(make(pullback.fn))
+
+    def at(self, u: Vector) -> Callable[[Vector, Vector], Vector]:
+        def answer(x: Vector, c: Vector) -> Vector:
+            with self.pullback.mode():
+                dtype = self.pullback.dtype
+                subject = self.trial.subject
+                leaves, along = subject.cast(x, dtype), subject.cast(u, dtype)
+                return pack(self.run(leaves, subject.others, self.pullback.cotangents(c), along))
+
+        return answer
+
+
+def check(trial: Trial, points: list[Vector], rng: np.random.Generator) -> Outcome:
+    """Each argument's cotangent, differentiated once more by everything it depends on."""
+    outcome = Outcome()
+    name = "second-order"
+    if not trial.has_rule and not trial.explicit:
+        outcome.row(name, None, "autodiff is its own reference here")
+        return outcome
+    for make, label in (
+        (reverse_over_reverse, "gradient of gradient"),
+        (forward_over_reverse, "forward over reverse"),
+    ):
+        rule = trial.remember(("second", label, "rule"), lambda m=make: _Second(trial, trial.rule, m))
+        truth = trial.remember(("second", label, "truth"), lambda m=make: _Second(trial, trial.truth, m))
+        if label == "forward over reverse" and outcome.findings:
+            return outcome
+        _compare(trial, rule, truth, points, rng, label, outcome)
+        if any(check.ok is None for check in outcome.checks):
+            return outcome
+    if not outcome.findings:
+        outcome.checks = [c for c in outcome.checks if c.name != name]
+        outcome.row(name, True, "gradient of gradient, forward over reverse")
+    return outcome
+
+
+def _compare(
+    trial: Trial,
+    rule: _Second,
+    truth: _Second,
+    points: list[Vector],
+    rng: np.random.Generator,
+    label: str,
+    outcome: Outcome,
+) -> None:
+    subject = trial.subject
+    extended = [*subject.leaves]
+    if label == "gradient of gradient":
+        extended.append(
+            Leaf("the incoming cotangent", -1, (trial.output_size,), np.dtype(float),
+                 subject.size, subject.size + trial.output_size)
+        )
+    away = points[1:] or points
+    for x in away[:2]:
+        c = trial.cotangent(rng)
+        for leaf in subject.leaves:
+            u = np.zeros(subject.size)
+            u[leaf.part] = rng.normal(size=leaf.size)
+            if label == "forward over reverse":
+                u = rng.normal(size=subject.size)
+            try:
+                theirs = truth.at(u)(x, c)
+            except Exception as error:
+                outcome.row("second-order", None, f"the reference has no second order: {_said(error)}")
+                return
+            try:
+                rule.at(u)(x, c)
+            except Exception as error:
+                outcome.row(
+                    "second-order", None, f"the rule cannot be differentiated again: {_said(error)}"
+                )
+                return
+            if not np.all(np.isfinite(theirs)):
+                continue
+            sample = comparison.compare(
+                rule.at(u), truth.at(u), x, c, extended, trial.eps, rng, label
+            )
+            wrong = [part for part in extended if sample.wrong(part).any()]
+            if label == "forward over reverse":
+                for part in wrong:
+                    _found(trial, sample, part, part.name, x, c, u, label, outcome, rng)
+                if wrong or leaf is subject.leaves[0]:
+                    break
+            elif wrong and not any(f.argument == leaf.name for f in outcome.findings):
+                part = max(wrong, key=lambda p: float(np.max(np.nan_to_num(sample.excess()[p.part], posinf=1e300))))
+                _found(trial, sample, part, leaf.name, x, c, u, label, outcome, rng)
+
+
+def _found(
+    trial: Trial,
+    sample: comparison.Sample,
+    part: Leaf,
+    blamed: str,
+    x: Vector,
+    c: Vector,
+    u: Vector,
+    label: str,
+    outcome: Outcome,
+    rng: np.random.Generator,
+) -> None:
+    if label == "gradient of gradient" and part.argument >= 0:
+        verdict = _finite_difference(trial, sample, part, x, c, u, rng)
+        if verdict == "rule":
+            outcome.notes.append(
+                f"{label}: the rule agrees with finite differences of the gradient of `{blamed}`, "
+                "autodiff of the reference does not"
+            )
+            return
+        if verdict == "kink":
+            return
+    message = (
+        f"the cotangent of `{blamed}` is right, but its own derivative by {_by(part)} is not "
+        f"({label}): is something in fwd or bwd detached (stop_gradient, a residual computed "
+        "outside fwd), or a residual not a function of the arguments?"
+    )
+    outcome.found(
+        Finding("second-order", blamed, "second-order", message, "rule", **numbers(sample, part)),  # type: ignore[arg-type]
+        f"wrong for {blamed}, {label}",
+    )
+
+
+def _by(part: Leaf) -> str:
+    return f"`{part.name}`" if part.argument >= 0 else part.name
+
+
+def _finite_difference(
+    trial: Trial,
+    sample: comparison.Sample,
+    part: Leaf,
+    x: Vector,
+    c: Vector,
+    u: Vector,
+    rng: np.random.Generator,
+) -> str:
+    """Who is right about d<VJP, u>/dx along a random direction of one leaf."""
+    direction = np.zeros_like(x)
+    direction[part.part] = rng.normal(size=part.size)
+    size = float(np.sqrt(np.mean(x[part.part] ** 2))) or 1.0
+
+    def slope(h: float) -> float:
+        above, below = trial.truth(x + h * direction, c), trial.truth(x - h * direction, c)
+        return float(np.dot(above - below, u) / (2 * h))
+
+    steps = [slope(size * h) for h in (1e-3, 5e-4, 2.5e-4)]
+    value = (4 * steps[2] - steps[1]) / 3
+    error = 4 * abs(value - (4 * steps[1] - steps[0]) / 3) + 1e-6 * abs(value)
+    mine = float(np.dot(sample.got[part.part], direction[part.part]))
+    theirs = float(np.dot(sample.expected[part.part], direction[part.part]))
+    if not np.isfinite(value):
+        return "undecided"
+    if abs(mine - value) <= error < abs(theirs - value):
+        return "rule"
+    if min(abs(mine - value), abs(theirs - value)) > error:
+        return "kink" if abs(steps[2] - steps[1]) > 0.1 * abs(steps[1]) else "undecided"
+    return "reference"
+
+
+def _said(error: Exception) -> str:
+    lines = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {lines[0][:200]}"
+
+

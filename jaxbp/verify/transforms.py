@@ -1,0 +1,374 @@
+"""The rule under `jit`, `vmap`, `scan`, `remat` and `shard_map`, each against the plain call."""
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, Mesh
+from jax.sharding import PartitionSpec as P
+
+from jaxbp.verify import comparison
+from jaxbp.verify.outcome import Outcome, numbers
+from jaxbp.verify.report import Finding
+from jaxbp.verify.subject import Leaf, LeafFunction, Leaves, Vector, vjp_of
+from jaxbp.verify.trial import Trial
+
+BATCH = 2
+MOST_SUBSETS = 9
+
+LeavesVjp = Callable[[Leaves, Leaves, Leaves], Leaves]
+
+
+class Situation:
+    """Two points, two cotangents, and the plain answers to them, which every transform must give."""
+
+    def __init__(self, trial: Trial, points: Sequence[Vector], rng: np.random.Generator) -> None:
+        self.trial, self.rule = trial, trial.rule
+        away = list(points[1:]) or list(points)
+        self.points = [away[0], away[-1] if len(away) > 1 else points[0]]
+        self.cotangents = [trial.cotangent(rng) for _ in range(BATCH)]
+        self.rng = rng
+        self._plain: dict[tuple[bytes, int], tuple[Vector, Vector]] = {}
+
+    def plain(self, x: Vector, which: int) -> tuple[Vector, Vector]:
+        """The plain VJP at `x` for cotangent `which`, and what rounding may do to it."""
+        key = (x.tobytes(), which)
+        if key not in self._plain:
+            c = self.cotangents[which]
+            answer = self.rule(x, c)
+            moved = comparison.spread(self.rule, x, c, self.trial.eps_rule, self.rng)
+            leaves = self.trial.subject.leaves
+            for leaf in leaves:
+                part = moved[leaf.part]
+                if part.size:
+                    np.maximum(part, np.median(part), out=part)
+            tolerance = comparison.SPREADS * moved
+            tolerance += comparison.rounding(answer, leaves, self.trial.eps_rule)
+            self._plain[key] = answer, tolerance
+        return self._plain[key]
+
+    def leaves(self, x: Vector) -> Leaves:
+        return self.trial.subject.cast(x, self.rule.dtype)
+
+    def ct(self, which: int) -> Leaves:
+        return self.rule.cotangents(self.cotangents[which])
+
+
+class Composition:
+    """One way to transform the VJP, and what the plain calls say it must give."""
+
+    def __init__(
+        self,
+        name: str,
+        transformed: LeavesVjp,
+        arguments: tuple[Leaves, Leaves, Leaves],
+        expected: list[tuple[Vector, Vector]],
+    ) -> None:
+        self.name, self.transformed = name, transformed
+        self.arguments, self.expected = arguments, expected
+
+
+def check(
+    trial: Trial, points: Sequence[Vector], kinds: Sequence[str], rng: np.random.Generator
+) -> Outcome:
+    """Every chosen kind of transform: a row each, and a finding for the first that goes wrong."""
+    outcome = Outcome()
+    situation = Situation(trial, points, rng)
+    makers: dict[str, Callable[[Situation], list[Composition]]] = {
+        "vmap": _vmaps,
+        "scan": _scans,
+        "remat": _remats,
+        "shard-map": _shard_maps,
+    }
+    for kind in kinds:
+        try:
+            compositions = makers[kind](situation)
+        except NotApplicable as reason:
+            outcome.row(kind, None, str(reason))
+            continue
+        _judge(situation, kind, compositions, outcome)
+    return outcome
+
+
+class NotApplicable(Exception):
+    """There is nothing to transform here, and why."""
+
+
+def _judge(s: Situation, kind: str, compositions: list[Composition], outcome: Outcome) -> None:
+    names = tuple(c.name for c in compositions)
+    run = s.trial.remember((kind, names), lambda: jax.jit(_together(compositions)))
+    arguments = [c.arguments for c in compositions]
+    try:
+        with s.rule.mode():
+            answers = [(c, answer, None) for c, answer in zip(compositions, run(arguments), strict=True)]
+    except Exception:  # one of them fails: which one?
+        answers = [(c, *_alone(s, c)) for c in compositions]
+    for composition, answer, error in answers:
+        if error is not None:
+            _raised(s, kind, composition, error, outcome)
+            return
+        bad = _first_wrong(s, composition, answer)
+        if bad is not None:
+            leaf, fields = bad
+            outcome.found(
+                Finding(
+                    kind,
+                    leaf.name,
+                    kind,
+                    f"under {composition.name} the cotangent differs from the plain call's",
+                    "rule",
+                    **fields,  # type: ignore[arg-type]
+                ),
+                f"wrong under {composition.name}",
+            )
+            return
+    outcome.row(kind, True, "; ".join(names[:4]) + (" …" if len(names) > 4 else ""))
+
+
+def _together(compositions: list[Composition]) -> Callable[[list[Any]], list[Leaves]]:
+    functions = [c.transformed for c in compositions]
+    return lambda arguments: [f(*a) for f, a in zip(functions, arguments, strict=True)]
+
+
+def _alone(s: Situation, composition: Composition) -> tuple[Any, Exception | None]:
+    try:
+        with s.rule.mode():
+            return jax.jit(composition.transformed)(*composition.arguments), None
+    except Exception as error:
+        return None, error
+
+
+def _raised(
+    s: Situation, kind: str, composition: Composition, error: Exception, outcome: Outcome
+) -> None:
+    """What raises is refused, not wrong: it is a finding where the reference can do it."""
+    lines = str(error).strip().splitlines() or [""]
+    said = f"{type(error).__name__}: {lines[0][:240]}"
+    if kind == "shard-map":
+        hint = ""
+        if "manual axis types" in str(error) or "varying" in str(error):
+            hint = (
+                " (sum the cotangent of a replicated argument with `jax.lax.psum` over the axes in "
+                "which it varies and its primal does not)"
+            )
+        outcome.row(kind, None, f"refused with the default checks{hint}: {said}")
+        return
+    if not _reference_can(s, kind):
+        outcome.row(kind, None, f"the reference cannot be transformed either: {said}")
+        return
+    outcome.found(
+        Finding(kind, None, kind, f"{composition.name} raises {said}", "rule"),
+        f"raises under {composition.name}",
+    )
+
+
+def _reference_can(s: Situation, kind: str) -> bool:
+    makers = {"vmap": _vmaps, "scan": _scans, "remat": _remats}
+    try:
+        with s.trial.truth.mode():
+            for composition in makers[kind](s, s.trial.truth_fn):
+                jax.eval_shape(composition.transformed, *composition.arguments)
+    except Exception:
+        return False
+    return True
+
+
+def _first_wrong(
+    s: Situation, composition: Composition, answer: Leaves
+) -> tuple[Leaf, dict[str, object]] | None:
+    """The first leaf in which the transformed answer is not the plain one."""
+    leaves = s.trial.subject.leaves
+    for leaf, got in zip(leaves, answer, strict=True):
+        stacked = np.asarray(got, dtype=np.complex128 if leaf.dtype.kind == "c" else np.float64)
+        members = stacked if len(composition.expected) > 1 and stacked.ndim > len(leaf.shape) else None
+        if members is None:
+            total = sum(np.asarray(e[leaf.part]) for e, _ in composition.expected)
+            room = sum(np.asarray(t[leaf.part]) for _, t in composition.expected)
+            pairs = [(stacked.reshape(-1), total, room)]
+        else:
+            pairs = [
+                (m.reshape(-1), e[leaf.part], t[leaf.part])
+                for m, (e, t) in zip(members, composition.expected, strict=True)
+            ]
+        for mine, theirs, room in pairs:
+            sample = _sample(leaf, mine, theirs, room)
+            if sample.wrong(leaf).any():
+                return leaf, numbers(sample, leaf)
+    return None
+
+
+def _sample(leaf: Leaf, mine: Any, theirs: Any, room: Any) -> comparison.Sample:
+    """One leaf's numbers placed where `Sample` looks for them."""
+    full = np.zeros(leaf.stop, dtype=np.result_type(mine, theirs))
+    got, expected, tolerance = full.copy(), full.copy(), np.zeros(leaf.stop)
+    got[leaf.part], expected[leaf.part], tolerance[leaf.part] = mine, theirs, room
+    return comparison.Sample(full, full, got, expected, tolerance, "")
+
+
+def _vjp_leaves(fn: LeafFunction) -> LeavesVjp:
+    vjp = vjp_of(fn)
+    return lambda leaves, others, cts: vjp(leaves, others, cts)[1]
+
+
+def _subsets(s: Situation) -> list[tuple[int, ...]]:
+    """Subsets of the top-level arguments that hold arrays: all while they are few."""
+    subject = s.trial.subject
+    arguments = sorted({leaf.argument for leaf in subject.leaves})
+    every = [
+        chosen
+        for length in range(1, len(arguments) + 1)
+        for chosen in itertools.combinations(arguments, length)
+    ]
+    if len(every) > MOST_SUBSETS:
+        every = [(a,) for a in arguments][: MOST_SUBSETS - 1] + [tuple(arguments)]
+    return every
+
+
+def _mixed(s: Situation, subset: tuple[int, ...]) -> list[Vector]:
+    """The points of a batch in which only the leaves of `subset` vary."""
+    base = s.points[0]
+    members = []
+    for x in s.points:
+        member = base.copy()
+        for leaf in s.trial.subject.leaves:
+            if leaf.argument in subset:
+                member[leaf.part] = x[leaf.part]
+        members.append(member)
+    return members
+
+
+def _stacked(s: Situation, members: list[Vector], subset: tuple[int, ...]) -> Leaves:
+    columns = [s.leaves(x) for x in members]
+    return [
+        np.stack([column[i] for column in columns]) if leaf.argument in subset else columns[0][i]
+        for i, leaf in enumerate(s.trial.subject.leaves)
+    ]
+
+
+def _stacked_cts(s: Situation) -> Leaves:
+    return [np.stack(parts) for parts in zip(s.ct(0), s.ct(1), strict=True)]
+
+
+def _names(s: Situation, subset: tuple[int, ...]) -> str:
+    return ", ".join(s.trial.subject.argument_names[a] for a in subset)
+
+
+def _vmaps(s: Situation, fn: LeafFunction | None = None) -> list[Composition]:
+    fn = fn or s.trial.rule_fn
+    subject = s.trial.subject
+    compositions = []
+    for subset in _subsets(s):
+        axes = [0 if leaf.argument in subset else None for leaf in subject.leaves]
+        mapped = jax.vmap(fn, in_axes=(axes, None))
+        members = _mixed(s, subset)
+        compositions.append(
+            Composition(
+                f"the gradient of vmap over {_names(s, subset)}",
+                _vjp_leaves(mapped),
+                (_stacked(s, members, subset), subject.others, _stacked_cts(s)),
+                [s.plain(x, i) for i, x in enumerate(members)],
+            )
+        )
+    every = tuple(range(len(subject.argument_names)))
+    compositions.append(
+        Composition(
+            "vmap of the gradient",
+            jax.vmap(_vjp_leaves(fn), in_axes=(0, None, 0)),
+            (_stacked(s, s.points, every), subject.others, _stacked_cts(s)),
+            [s.plain(x, i) for i, x in enumerate(s.points)],
+        )
+    )
+    compositions.append(
+        Composition(
+            "vmap over the cotangent alone (as in jacrev)",
+            jax.vmap(_vjp_leaves(fn), in_axes=(None, None, 0)),
+            (s.leaves(s.points[0]), subject.others, _stacked_cts(s)),
+            [s.plain(s.points[0], i) for i in range(BATCH)],
+        )
+    )
+    return compositions
+
+
+def _scans(s: Situation, fn: LeafFunction | None = None) -> list[Composition]:
+    inner = fn or s.trial.rule_fn
+    subject = s.trial.subject
+    first = (subject.leaves[0].argument,)
+    moving = [leaf.argument in first for leaf in subject.leaves]
+
+    def scanned(leaves: Leaves, others: Leaves) -> Leaves:
+        def step(carry: Any, slices: Leaves) -> tuple[Any, Leaves]:
+            each = iter(slices)
+            full = [next(each) if m else leaf for m, leaf in zip(moving, leaves, strict=True)]
+            return carry, inner(full, others)
+
+        xs = [leaf for m, leaf in zip(moving, leaves, strict=True) if m]
+        return jax.lax.scan(step, jnp.zeros(()), xs)[1]
+
+    members = _mixed(s, first)
+    return [
+        Composition(
+            f"the gradient of scan over {_names(s, first)}",
+            _vjp_leaves(scanned),
+            (_stacked(s, members, first), subject.others, _stacked_cts(s)),
+            [s.plain(x, i) for i, x in enumerate(members)],
+        )
+    ]
+
+
+def _remats(s: Situation, fn: LeafFunction | None = None) -> list[Composition]:
+    x = s.points[0]
+    return [
+        Composition(
+            "jax.checkpoint",
+            _vjp_leaves(jax.checkpoint(fn or s.trial.rule_fn)),
+            (s.leaves(x), s.trial.subject.others, s.ct(0)),
+            [s.plain(x, 0)],
+        )
+    ]
+
+
+def _shard_maps(s: Situation) -> list[Composition]:
+    """Split the leading axis of the first array over the devices, replicate what has another one."""
+    subject = s.trial.subject
+    first = next((leaf for leaf in subject.leaves if leaf.shape and leaf.size), None)
+    if first is None:
+        raise NotApplicable("no array with an axis to split")
+    # The plain call is the answer to compare with only on one device: a function need not act on
+    # its leading axis entry by entry.
+    mesh = Mesh(np.array(jax.devices()[:1]), ("shard",), axis_types=(AxisType.Auto,))
+    length = first.shape[0]
+
+    def spec(shape: tuple[int, ...], argument: int) -> P:
+        split = argument == first.argument or (argument > 0 and shape[:1] == (length,) and _batched(s))
+        return P("shard") if shape and split else P()
+
+    leaf_specs = [spec(leaf.shape, leaf.argument) for leaf in subject.leaves]
+    other_specs = [
+        spec(np.shape(v), a) for v, a in zip(subject.others, subject.other_arguments, strict=True)
+    ]
+    fn = s.trial.rule_fn
+
+    def local(leaves: Leaves, others: Leaves) -> Leaves:
+        return [jnp.expand_dims(out, 0) for out in fn(leaves, others)]
+
+    shard = jax.shard_map(local, mesh=mesh, in_specs=(leaf_specs, other_specs), out_specs=P("shard"))
+    x = s.points[0]
+    return [
+        Composition(
+            f"shard_map with {first.name} split and the rest replicated",
+            _vjp_leaves(shard),
+            (s.leaves(x), subject.others, [np.expand_dims(c, 0) for c in s.ct(0)]),
+            [s.plain(x, 0)],
+        )
+    ]
+
+
+def _batched(s: Situation) -> bool:
+    """Whether the outputs carry the first array's leading axis: then others with it do as well."""
+    length = s.trial.subject.leaves[0].shape[:1]
+    return all(out.shape[:1] == length for out in s.trial.given.outputs())
+
+
