@@ -6,44 +6,9 @@ from collections.abc import Iterable, Sequence
 from typing import TextIO
 
 from jaxbp.verify.report import Check, Finding, Power, Precision, Report
+from jaxbp.verify.words import WORDS
 
 WIDTH = 92
-
-PHRASES = {
-    "scale": "is a multiple of the truth",
-    "averaged": "is a mean where a sum belongs",
-    "sign": "has its sign turned",
-    "transposed": "has axes exchanged",
-    "swapped-arguments": "belongs to another argument",
-    "flipped": "is mirrored along axes",
-    "shifted": "is displaced",
-    "border": "is wrong at the border only",
-    "local": "is wrong at a few entries, or in one region",
-    "missing-term": "lacks a summand or a factor",
-    "zero": "is zero where it must not be",
-    "one-example": "covers part of the batch",
-    "not-reduced": "was not summed over a broadcast axis",
-    "value": "differs from the reference",
-    "fwd-value": "differs between fwd and the primal",
-    "structure": "has the wrong number or tree of cotangents",
-    "shape": "has another shape than its primal",
-    "dtype": "has another dtype than its primal",
-    "nan": "is NaN or inf for a finite input",
-    "nonlinear": "is not linear in the cotangent",
-    "nondeterministic": "differs between two calls, or depends on state",
-    "precision": "loses more digits than the dtype must",
-    "second-order": "is right once and wrong when differentiated again",
-    "vmap": "is wrong only under vmap",
-    "jit": "is wrong only under jit",
-    "scan": "is wrong only under scan",
-    "remat": "is wrong only under remat",
-    "shard-map": "is wrong only under shard_map",
-    "ties": "breaks the reference's convention at a kink",
-    "overwritten": "keeps one of several contributions",
-    "surrogate": "is the gradient of something else on purpose",
-    "unknown": "is wrong, and no hypothesis explains it",
-}
-"""What each word of diagnosis says of the wrong answer."""
 
 _CODES = {"red": "1;31", "green": "1;32", "yellow": "1;33", "blue": "1;34", "bold": "1", "dim": "2"}
 
@@ -227,15 +192,18 @@ def _finding(finding: Finding, report: Report, paint: _Paint) -> str:
     numbers = list(_numbers(finding))
     if numbers:
         lines += [bar, *(f"{bar} {name:<15} {value}" for name, value in numbers), bar]
-    lines += _equals(finding.message, paint)
-    if finding.explained is not None:
-        lines += _equals(f"this explains {_share(finding.explained)} of the error", paint)
+    evidence = finding.message
+    if finding.explained and finding.diagnosis != "unknown":
+        evidence += f"; this explains {_share(finding.explained)} of the error"
+    lines += _equals(evidence, paint)
+    if finding.diagnosis in WORDS:
+        lines += _equals(f"look at {WORDS[finding.diagnosis].look_at}", paint)
     return "\n".join(lines)
 
 
 def _claim(finding: Finding) -> str:
     """Say who is wrong, in which way."""
-    phrase = PHRASES.get(finding.diagnosis, "is wrong")
+    phrase = WORDS[finding.diagnosis].phrase if finding.diagnosis in WORDS else "is wrong"
     if finding.argument is None or finding.diagnosis in ("value", "fwd-value"):
         side = "rule or its reference" if finding.side == "undecided" else finding.side
         return f"the {side} {phrase}"
