@@ -51,12 +51,26 @@ def floats(function: str, **values: Any) -> tuple[jax.Array, ...]:
     )
 
 
+def floats_alike(function: str, **values: Any) -> tuple[jax.Array, ...]:
+    """Return the values as real floating arrays of one dtype and one shape: nothing broadcasts."""
+    arrays = floats(function, **values)
+    first = next(iter(values))
+    for name, a in zip(values, arrays, strict=True):
+        shape(function, name, a, arrays[0].shape, f"as {first} is")
+    return arrays
+
+
 def sum_dtype(dtype: Any) -> np.dtype:
     """Return the dtype that sums of this dtype run in: float32 at least.
 
     By its size, since `jnp.promote_types` refuses under `jax_numpy_dtype_promotion="strict"`.
     """
     return np.dtype(dtype) if jnp.finfo(dtype).bits >= 32 else np.dtype(np.float32)
+
+
+def widen(*arrays: jax.Array) -> tuple[jax.Array, ...]:
+    """Return the arrays in the dtype that their sums run in: float32 at least."""
+    return tuple(a.astype(sum_dtype(a.dtype)) for a in arrays)
 
 
 def _is_weak(a: jax.Array) -> bool:
@@ -100,7 +114,7 @@ def shape_tuple(
     """Return a shape given by the user as a tuple of ints that are not negative."""
     expected = f"a shape {layout} of {' or '.join(map(str, ranks))} ints, none negative"
     try:
-        result = tuple(operator.index(n) for n in value)
+        result = tuple(integer(n) for n in value)
     except TypeError:
         raise reject(function, argument, expected, describe(value), TypeError) from None
     if len(result) not in ranks or min(result, default=0) < 0:
@@ -108,17 +122,24 @@ def shape_tuple(
     return result
 
 
+def integer(value: Any) -> int:
+    """Return an int; TypeError for anything else, True and False among it."""
+    if isinstance(value, bool):
+        raise TypeError
+    return operator.index(value)
+
+
 def ints(function: str, argument: str, value: Any, axes: int, least: int = 1) -> Shape:
     """Return an int, or one int a spatial axis, as a tuple with one int an axis."""
     expected = f"an int or {axes} ints (one a spatial axis), each at least {least}"
     try:
-        result = (operator.index(value),) * axes
+        result = (integer(value),) * axes
     except TypeError:
         try:
-            result = tuple(operator.index(v) for v in value)
+            result = tuple(integer(v) for v in value)
         except TypeError:
             raise reject(function, argument, expected, describe(value), TypeError) from None
-    if isinstance(value, bool) or len(result) != axes or min(result) < least:
+    if len(result) != axes or min(result) < least:
         raise reject(function, argument, expected, describe(value))
     return result
 
@@ -126,10 +147,10 @@ def ints(function: str, argument: str, value: Any, axes: int, least: int = 1) ->
 def positive(function: str, argument: str, value: Any) -> int:
     """Return a positive int."""
     try:
-        result = operator.index(value)
+        result = integer(value)
     except TypeError:
         raise reject(function, argument, "a positive int", describe(value), TypeError) from None
-    if isinstance(value, bool) or result < 1:
+    if result < 1:
         raise reject(function, argument, "a positive int", describe(value))
     return result
 
@@ -163,9 +184,9 @@ def axis(function: str, argument: str, value: Any, ndim: int) -> int:
     """Return an axis as a number from 0 to ndim - 1."""
     expected = f"an axis of an array of rank {ndim}"
     try:
-        result = operator.index(value)
+        result = integer(value)
     except TypeError:
         raise reject(function, argument, expected, describe(value), TypeError) from None
-    if isinstance(value, bool) or not -ndim <= result < ndim:
+    if not -ndim <= result < ndim:
         raise reject(function, argument, expected, describe(value))
     return result % ndim

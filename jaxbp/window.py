@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import itertools
 import math
-import operator
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from jaxbp.arguments import Shape, choice, describe, ints, reject
+from jaxbp.arguments import Shape, choice, describe, integer, ints, reject
 
 Pairs = tuple[tuple[int, int], ...]
 
@@ -93,15 +92,11 @@ def make_pairs(function: str, padding: Any, axes: int) -> Pairs:
     """Return an int, or one (low, high) pair a spatial axis, as pairs."""
     expected = f"'SAME', 'VALID', an int or {axes} (low, high) pairs of ints (one a spatial axis)"
     try:
-        pad = operator.index(padding)
+        return ((integer(padding),) * 2,) * axes
     except TypeError:
         pass
-    else:
-        if isinstance(padding, bool):
-            raise reject(function, "padding", expected, describe(padding), TypeError)
-        return ((pad, pad),) * axes
     try:
-        pairs = tuple(tuple(operator.index(p) for p in pair) for pair in padding)
+        pairs = tuple(tuple(integer(p) for p in pair) for pair in padding)
     except TypeError:
         raise reject(function, "padding", expected, describe(padding), TypeError) from None
     if len(pairs) != axes or any(len(pair) != 2 for pair in pairs):
