@@ -94,7 +94,9 @@ def same_padding(spatial: Index, size: Index, stride: Index, dilation: Index) ->
     return tuple(pairs)
 
 
-def count_windows(spatial: Index, size: Index, stride: Index, padding: Pairs, dilation: Index) -> Index:
+def count_windows(
+    spatial: Index, size: Index, stride: Index, padding: Pairs, dilation: Index
+) -> Index:
     """How many windows fit wholly into the padded input, counted one by one."""
     counts = []
     for n, k, s, (low, high), d in zip(spatial, size, stride, padding, dilation, strict=True):
