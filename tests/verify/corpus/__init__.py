@@ -1,0 +1,46 @@
+"""Wrong rules with their right twins, and right rules that look suspicious.
+
+What a checker of `custom_vjp` rules is examined on. The rules are written for this corpus in plain
+JAX and know nothing of the checker; every wrong one is a mistake that people make.
+"""
+
+from tests.verify.corpus import (
+    activation,
+    attention,
+    convolution,
+    dense,
+    indexing,
+    losses,
+    normalisation,
+    pooling,
+    precision,
+    pytrees,
+    scans,
+    suspicious,
+    transforms,
+)
+from tests.verify.corpus.case import Case, Problem
+
+FAMILIES = tuple(
+    module.cases
+    for module in (
+        dense,
+        activation,
+        convolution,
+        pooling,
+        normalisation,
+        attention,
+        scans,
+        losses,
+        indexing,
+        transforms,
+        precision,
+        pytrees,
+        suspicious,
+    )
+)
+CASES: tuple[Case, ...] = tuple(case for family in FAMILIES for case in family)
+WRONG = tuple(case for case in CASES if case.wrong)
+RIGHT = tuple(case for case in CASES if not case.wrong)
+
+__all__ = ["CASES", "FAMILIES", "RIGHT", "WRONG", "Case", "Problem"]
