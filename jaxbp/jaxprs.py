@@ -1,0 +1,205 @@
+"""Rewrite traced functions: some equations give place to others, at every depth, the rest stays."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import eval_jaxpr
+from jax.extend.core import ClosedJaxpr, DropVar, Jaxpr, JaxprEqn, Literal, Var
+
+Atom = Var | Literal
+
+
+class Exchange(NamedTuple):
+    """Equations of one jaxpr, and the program that gives their results in another way."""
+
+    equations: tuple[int, ...]  # their places; the program stands where the last of them stood
+    inputs: tuple[Atom, ...]  # what the program reads
+    outputs: tuple[Var, ...]  # what it gives, in the names that the rest of the jaxpr reads
+    program: ClosedJaxpr
+
+
+class Program(NamedTuple):
+    """A function, traced: no inputs are left, since all that it reads is a constant of its jaxpr.
+
+    So tracers, pytrees, keyword and static arguments reach the function as they would without us.
+    """
+
+    jaxpr: ClosedJaxpr
+    leaves: list[Any]  # the results that are no arrays, and None for each array
+    tree: Any
+
+    def run(self) -> Any:
+        """Return the function's results, its operations bound one by one in the caller's trace."""
+        arrays = iter(eval_jaxpr(self.jaxpr.jaxpr, self.jaxpr.consts))
+        leaves = [next(arrays) if leaf is None else leaf for leaf in self.leaves]
+        return jax.tree.unflatten(self.tree, leaves)
+
+
+def trace(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Program:
+    """Trace the function for these arguments, without running it."""
+    args, kwargs = _as_jax((args, kwargs))
+    leaves: list[Any] = []
+    tree = None
+
+    def arrays() -> list[jax.Array]:
+        nonlocal leaves, tree
+        found, tree = jax.tree.flatten(function(*args, **kwargs))
+        leaves = [None if isinstance(leaf, jax.Array) else leaf for leaf in found]
+        return [leaf for leaf in found if isinstance(leaf, jax.Array)]
+
+    jaxpr = jax.make_jaxpr(arrays)()
+    return Program(jaxpr, leaves, tree)
+
+
+def _as_jax(tree: Any) -> Any:
+    """Return the tree with jax arrays for numpy's, which some JAX rules refuse inside a trace."""
+    leaves, structure = jax.tree.flatten(tree)
+    numbers = [isinstance(x, np.ndarray) and jnp.issubdtype(x.dtype, np.number) for x in leaves]
+    if not any(numbers):
+        return tree
+    with jax.ensure_compile_time_eval():
+        return structure.unflatten(
+            jnp.asarray(x) if is_number else x for x, is_number in zip(leaves, numbers, strict=True)
+        )
+
+
+class Rewriter:
+    """Rewrite jaxprs, and those inside their equations' parameters.
+
+    `exchange(jaxpr)` gives what to exchange on one level, `enter(equation)` says whether to look
+    into the parameters of an equation that stays, and `edit(equation)` may change what else it
+    holds. A jaxpr in which nothing changes comes back as the same object, and one seen before is
+    not looked at again, so that jit finds in its caches what it would have found there. `context`
+    names whatever else the three depend on.
+    """
+
+    def __init__(
+        self,
+        exchange: Callable[[Jaxpr], Iterable[Exchange]],
+        enter: Callable[[JaxprEqn], bool] = lambda _: True,
+        edit: Callable[[JaxprEqn], JaxprEqn] = lambda equation: equation,
+        context: Callable[[], Hashable] = lambda: None,
+    ) -> None:
+        self._exchange = exchange
+        self._enter = enter
+        self._edit = edit
+        self._context = context
+        # None stands for "the same", since a value that held its own key would never be freed.
+        self._seen: weakref.WeakKeyDictionary[Any, dict[Hashable, Any]] = (
+            weakref.WeakKeyDictionary()
+        )
+
+    def __call__(self, jaxpr: Any) -> Any:
+        """Return the jaxpr, open or closed, with the same inputs and the same types of results."""
+        seen = self._seen.setdefault(jaxpr, {})
+        context = self._context()
+        if context not in seen:
+            new = self._rewrite(jaxpr)
+            seen[context] = None if new is jaxpr else new
+        return jaxpr if seen[context] is None else seen[context]
+
+    def _rewrite(self, jaxpr: Any) -> Any:
+        if is_closed(jaxpr):
+            new = self._rewrite_open(jaxpr.jaxpr)
+            return jaxpr if new is jaxpr.jaxpr else ClosedJaxpr(new, jaxpr.consts)
+        return self._rewrite_open(jaxpr)
+
+    def _rewrite_open(self, jaxpr: Jaxpr) -> Jaxpr:
+        exchanges = {e.equations[-1]: e for e in self._exchange(jaxpr)}
+        gone = {place for e in exchanges.values() for place in e.equations}
+        names: dict[Var, Atom] = {}
+        equations: list[JaxprEqn] = []
+        changed = bool(exchanges)
+        for place, equation in enumerate(jaxpr.eqns):
+            if place in exchanges:
+                equations += _inline(exchanges[place], names, equation)
+            elif place not in gone:
+                new = self._rewrite_parameters(_rename(equation, names))
+                changed |= new is not equation
+                equations.append(new)
+        if not changed:
+            return jaxpr
+        outputs = [_read(names, v) for v in jaxpr.outvars]
+        return jaxpr.replace(eqns=equations, outvars=outputs, debug_info=jaxpr.debug_info)
+
+    def _rewrite_parameters(self, equation: JaxprEqn) -> JaxprEqn:
+        if not self._enter(equation):
+            return equation
+        new = {}
+        for name, value in equation.params.items():
+            if is_jaxpr(value):
+                rewritten: Any = self(value)
+                same = rewritten is value
+            elif isinstance(value, tuple | list) and any(map(is_jaxpr, value)):
+                rewritten = type(value)(self(v) if is_jaxpr(v) else v for v in value)
+                same = all(a is b for a, b in zip(rewritten, value, strict=True))
+            else:
+                continue
+            if not same:
+                new[name] = rewritten
+        if new:
+            equation = equation.replace(params={**equation.params, **new})
+        return self._edit(equation)
+
+
+def is_jaxpr(value: Any) -> bool:
+    """Return whether the value is a jaxpr, open or closed."""
+    return isinstance(value, Jaxpr | ClosedJaxpr)
+
+
+def is_closed(jaxpr: Any) -> bool:
+    """Return whether constants come with the jaxpr in an object of its own (before jax 0.12)."""
+    return jaxpr.jaxpr is not jaxpr if hasattr(jaxpr, "jaxpr") else False
+
+
+def jaxprs_in(equation: JaxprEqn) -> Iterator[tuple[str, Any]]:
+    """Yield the jaxprs in an equation's parameters, each with the parameter's name."""
+    for name, value in equation.params.items():
+        for v in value if isinstance(value, tuple | list) else (value,):
+            if is_jaxpr(v):
+                yield name, v
+
+
+def _read(names: dict[Var, Atom], atom: Atom) -> Atom:
+    return atom if isinstance(atom, Literal) else names.get(atom, atom)
+
+
+def _rename(equation: JaxprEqn, names: dict[Var, Atom]) -> JaxprEqn:
+    inputs = [_read(names, v) for v in equation.invars]
+    if all(a is b for a, b in zip(inputs, equation.invars, strict=True)):
+        return equation
+    return equation.replace(invars=inputs)
+
+
+def _inline(exchange: Exchange, names: dict[Var, Atom], place: JaxprEqn) -> Iterator[JaxprEqn]:
+    """Yield the program's equations under new names; outputs that it computes keep the old ones."""
+    program = exchange.program
+    jaxpr = program.jaxpr
+    inner: dict[Var, Atom] = dict(
+        zip(jaxpr.invars, (_read(names, v) for v in exchange.inputs), strict=True)
+    )
+    for var, const in zip(jaxpr.constvars, program.consts, strict=True):
+        inner[var] = Literal(const, var.aval)
+    wanted: dict[Var, Var] = {}
+    for var, output in zip(jaxpr.outvars, exchange.outputs, strict=True):
+        if isinstance(var, Var) and var not in inner and not isinstance(output, DropVar):
+            wanted.setdefault(var, output)
+    for equation in jaxpr.eqns:
+        for var in equation.outvars:
+            if not isinstance(var, DropVar):
+                inner[var] = wanted.get(var) or Var(var.aval)
+        yield equation.replace(
+            invars=[_read(inner, v) for v in equation.invars],
+            outvars=[v if isinstance(v, DropVar) else inner[v] for v in equation.outvars],
+            source_info=place.source_info,
+        )
+    for var, output in zip(jaxpr.outvars, exchange.outputs, strict=True):
+        value = _read(inner, var)
+        if value is not output:
+            names[output] = value
