@@ -14,18 +14,21 @@ from types import MappingProxyType
 from typing import Any
 
 import jax
-from jax.nn.initializers import Initializer, he_normal, zeros
+from jax.nn.initializers import Initializer, he_normal, normal, ones, zeros
 from jax.tree_util import Partial
 
 from jaxbp.arguments import Shape, describe, flag, ints, positive, reject
 from jaxbp.network import Layer, Params
+from jaxbp.rules import activation as _activation
 from jaxbp.rules import conv as _conv
 from jaxbp.rules import dense as _dense
 from jaxbp.rules import pool as _pool
+from jaxbp.rules import subsample as _subsample
 from jaxbp.window import make_transposed_window, make_window
 
 # Variance 2 / fan-in: the scale that keeps relu networks' activations as large as their input.
 _HE_NORMAL = he_normal()
+_NORMAL = normal()
 _HE_NORMAL_TRANSPOSED = he_normal(in_axis=-1, out_axis=-2)
 
 
@@ -221,6 +224,160 @@ def _after_reshape(shape: Shape, bwd: Any, dy: jax.Array) -> tuple[jax.Array]:
     return bwd(dy.reshape(shape))
 
 
+def subsample(window: Any) -> Layer:
+    """Return a trainable subsampling: `jaxbp.subsample` with `beta[C]`, from one, and `b[C]`.
+
+    The activation of (5.1) is the next layer.
+
+    Source: (5.1)
+    """
+
+    def init(key: Any, input_shape: Shape) -> Params:
+        channels = input_shape[-1:]
+        return {"beta": ones(key, channels), "b": zeros(key, channels)}
+
+    def apply(params: Params, x: jax.Array) -> jax.Array:
+        return _subsample.subsample(x, *_take("layers.subsample", params, "beta", "b"), window)
+
+    def forward(params: Params, x: jax.Array) -> tuple[jax.Array, Any]:
+        beta, b = _take("layers.subsample", params, "beta", "b")
+        static = (x.shape, _pool.pool_window("subsample", x.shape, window, None, "VALID", 1))
+        y, residuals = _subsample.subsample_fwd(x, beta, b, *static)
+        return y, Partial(partial(_subsample.subsample_bwd, *static), residuals)
+
+    def backward(bwd: Any, dy: jax.Array) -> tuple[Params, jax.Array]:
+        dx, dbeta, db = bwd(dy)
+        return {"beta": dbeta, "b": db}, dx
+
+    return Layer(init, apply, forward, backward, "subsample", {"window": window})
+
+
+def combine_maps(features: int, *, kernel_init: Initializer = _NORMAL) -> Layer:
+    """Return a learned combination of maps: `jaxbp.combine_maps` with `c[C, O]`.
+
+    `features` is O. The coefficients start near zero, so every map in nearly equal parts.
+
+    Source: (5.3)
+    """
+    features = positive("layers.combine_maps", "features", features)
+
+    def init(key: Any, input_shape: Shape) -> Params:
+        return {"c": kernel_init(key, (input_shape[-1], features))}
+
+    def apply(params: Params, x: jax.Array) -> jax.Array:
+        return _subsample.combine_maps(x, *_take("layers.combine_maps", params, "c"))
+
+    def forward(params: Params, x: jax.Array) -> tuple[jax.Array, Any]:
+        y, residuals = _subsample.combine_maps_fwd(x, *_take("layers.combine_maps", params, "c"))
+        return y, Partial(_subsample.combine_maps_bwd, residuals)
+
+    def backward(bwd: Any, dy: jax.Array) -> tuple[Params, jax.Array]:
+        dx, dc = bwd(dy)
+        return {"c": dc}, dx
+
+    return Layer(init, apply, forward, backward, "combine_maps")
+
+
+def sigmoid() -> Layer:
+    """Return a layer of `jaxbp.sigmoid`.
+
+    Source: (2.5)
+    """
+    return _elementwise(
+        "sigmoid", _activation.sigmoid, _activation.sigmoid_fwd, _activation.sigmoid_bwd
+    )
+
+
+def tanh() -> Layer:
+    """Return a layer of `jaxbp.tanh`.
+
+    Source: (2.5)
+    """
+    return _elementwise("tanh", _activation.tanh, _activation.tanh_fwd, _activation.tanh_bwd)
+
+
+def relu() -> Layer:
+    """Return a layer of `jaxbp.relu`.
+
+    Source: (3.9)
+    """
+    return _elementwise("relu", _activation.relu, _activation.relu_fwd, _activation.relu_bwd)
+
+
+def elu() -> Layer:
+    """Return a layer of `jaxbp.elu`.
+
+    Source: (3.9)
+    """
+    return _elementwise("elu", _activation.elu, _activation.elu_fwd, _activation.elu_bwd)
+
+
+def silu() -> Layer:
+    """Return a layer of `jaxbp.silu`.
+
+    Source: (3.9)
+    """
+    return _elementwise("silu", _activation.silu, _activation.silu_fwd, _activation.silu_bwd)
+
+
+def softplus() -> Layer:
+    """Return a layer of `jaxbp.softplus`.
+
+    Source: (3.9)
+    """
+    return _elementwise(
+        "softplus", _activation.softplus, _activation.softplus_fwd, _activation.softplus_bwd
+    )
+
+
+def leaky_relu(slope: float = 0.01) -> Layer:
+    """Return a layer of `jaxbp.leaky_relu`.
+
+    Source: (3.9)
+    """
+    return _elementwise(
+        "leaky_relu",
+        _activation.leaky_relu,
+        _activation.leaky_relu_fwd,
+        _activation.leaky_relu_bwd,
+        slope,
+    )
+
+
+def gelu(approximate: bool = True) -> Layer:
+    """Return a layer of `jaxbp.gelu`.
+
+    Source: (3.9)
+    """
+    return _elementwise(
+        "gelu", _activation.gelu, _activation.gelu_fwd, _activation.gelu_bwd, approximate
+    )
+
+
+def softmax(axis: int = -1) -> Layer:
+    """Return a layer of `jaxbp.softmax`.
+
+    Source: (5.3)
+    """
+    return _elementwise(
+        "softmax", _activation.softmax, _activation.softmax_fwd, _activation.softmax_bwd, axis
+    )
+
+
+def log_softmax(axis: int = -1) -> Layer:
+    """Return a layer of `jaxbp.log_softmax`.
+
+    Source: (5.3)
+    """
+    return _elementwise(
+        "log_softmax",
+        _activation.log_softmax,
+        _activation.log_softmax_fwd,
+        _activation.log_softmax_bwd,
+        axis,
+    )
+
+
 def flatten() -> Layer:
     """Return a layer that makes one row of each example, `[N, …] -> [N, I]`."""
 
@@ -238,16 +395,36 @@ def _unflatten(shape: Shape, dy: jax.Array) -> tuple[jax.Array]:
 
 
 def _weights(layer: str, params: Any, bias: bool) -> tuple[jax.Array, jax.Array | None]:
-    expected = {"w", "b"} if bias else {"w"}
-    if not isinstance(params, Mapping) or params.keys() != expected:
+    w, *b = _take(layer, params, *(("w", "b") if bias else ("w",)))
+    return w, b[0] if b else None
+
+
+def _take(layer: str, params: Any, *names: str) -> tuple[jax.Array, ...]:
+    if not isinstance(params, Mapping) or params.keys() != set(names):
         got = sorted(params) if isinstance(params, Mapping) else describe(params)
-        raise reject(layer, "params", f"a dict of {sorted(expected)}", got)
-    return params["w"], params.get("b")
+        raise reject(layer, "params", f"a dict of {sorted(names)}", got)
+    return tuple(params[name] for name in names)
 
 
 def _weighted_backward(bwd: Any, dy: jax.Array) -> tuple[Params, jax.Array]:
     dx, dw, db = bwd(dy)
     return {"w": dw} if db is None else {"w": dw, "b": db}, dx
+
+
+def _elementwise(
+    kind: str,
+    function: Callable[..., jax.Array],
+    fwd: Callable[..., tuple[jax.Array, Any]],
+    bwd: Callable[..., tuple[jax.Array]],
+    *static: Any,
+) -> Layer:
+    """Return a layer of one array and of options that a rule does not differentiate."""
+
+    def forward(x: jax.Array) -> tuple[jax.Array, Any]:
+        y, residuals = fwd(x, *static)
+        return y, Partial(partial(bwd, *static), residuals)
+
+    return _fixed(kind, lambda x: function(x, *static), forward)
 
 
 def _fixed(

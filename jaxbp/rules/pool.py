@@ -103,8 +103,8 @@ def max_pool_grad(
     Args:
       dy: `[N, *S_out, C]` the cotangent of the output: loss per unit of output.
       winner: `[N, *S_out, C]`, an integer dtype: the winning cell's number in its window,
-        row-major, counting the window's cells in the padding. Or, for `ties="split"` and `"all"`, a bool
-        `[N, *S_out, C, |K|]` that is True at every winner.
+        row-major, counting the window's cells in the padding. Or, for `ties="split"` and
+        `"all"`, a bool `[N, *S_out, C, |K|]` that is True at every winner.
       input_shape: `(N, *S, C)`, the shape of the input.
       window, stride, padding, dilation, ties: as given to `max_pool`.
 
