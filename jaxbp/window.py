@@ -148,11 +148,15 @@ def make_transposed_window(
             for span, (low, high) in zip(window.span, pairs, strict=True)
         )
     )
-    output = tuple(
-        max(0, (s * (n - 1) + 1 if n else 0) + low + high - span + 1)
-        for n, s, span, (low, high) in zip(spatial, stride, window.span, pairs, strict=True)
+    padded = tuple(
+        (s * (n - 1) + 1 if n else 0) + low + high
+        for n, s, (low, high) in zip(spatial, stride, pairs, strict=True)
     )
-    return window, output
+    if min(padded, default=0) < 0:
+        raise reject(
+            function, "padding", f"a crop of at most the dilated {spatial}", describe(padding)
+        )
+    return window, tuple(max(0, n - span + 1) for n, span in zip(padded, window.span, strict=True))
 
 
 def _transposed_padding(span: int, stride: int, padding: str) -> tuple[int, int]:

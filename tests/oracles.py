@@ -1,7 +1,7 @@
 """The document's formulas as literal sums: float64, NumPy, one loop for each index.
 
-Slow on purpose, and sharing no code with the library. Arrays are channels last, as there. Applied to
-absolute values, a sum of products gives the magnitude that `tests.tolerance` asks for.
+Slow on purpose, and sharing no code with the library. Arrays are channels last, as there. Applied
+to absolute values, a sum of products gives the magnitude that `tests.tolerance` asks for.
 """
 
 from __future__ import annotations
@@ -203,7 +203,7 @@ def conv_bias_grad(dy: np.ndarray) -> np.ndarray:
 def conv_transpose(
     x: np.ndarray, w: np.ndarray, *, stride: Index, padding: Pairs, dilation: Index, groups: int = 1
 ) -> np.ndarray:
-    """Dilate x by the stride, pad it, and slide over it the kernel w[*K, O // groups, C] turned by 180°.
+    """Dilate x by the stride, pad it, and slide w[*K, O // groups, C] over it, turned by 180°.
 
     The padding is that of the dilated input, as lax reads pairs.
     """

@@ -287,8 +287,11 @@ def conv_transpose_bwd(
 ) -> tuple[jax.Array, jax.Array, jax.Array | None]:
     """Return the cotangents of `conv_transpose`'s input, kernel and bias."""
     x, w, b = residuals
-    dx = _conv(dy, w, None, window, groups)
-    dw = conv_kernel_grad(dy, x, w.shape, **_options(window, groups))
+    if 0 in output_shape[1:-1]:  # less than no place was left: the window does not tell x's shape
+        dx, dw, _ = vary_alike(jnp.zeros_like(x), jnp.zeros_like(w), dy)
+    else:
+        dx = _conv(dy, w, None, window, groups)
+        dw = conv_kernel_grad(dy, x, w.shape, **_options(window, groups))
     return dx, dw, None if b is None else conv_bias_grad(dy)
 
 
