@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -75,7 +76,8 @@ def dense_weight_grad(x: jax.Array, dy: jax.Array) -> jax.Array:
     x, dy = floats("dense_weight_grad", x=x, dy=dy)
     _check_features("dense_weight_grad", "x", x)
     shape("dense_weight_grad", "dy", dy, (*x.shape[:-1], *dy.shape[-1:]), "the leading axes of x")
-    x, dy = (a.reshape(-1 if a.size else 0, a.shape[-1]) for a in (x, dy))
+    examples = math.prod(x.shape[:-1])
+    x, dy = (a.reshape(examples, a.shape[-1]) for a in (x, dy))
     return _matmul(x.T, dy)
 
 
