@@ -110,7 +110,7 @@ def test_value_is_that_of_lax_and_of_the_sum(name, rng):
 @pytest.mark.parametrize("channels", CHANNELS)
 @pytest.mark.parametrize("name", ["1d same", "1d dilation", "2d pairs", "2d crop"])
 def test_whole_numbers_are_exact(name, channels, rng):
-    """(3.7) forward, group by group; (3.5), (3.6) and (3.8) backward: ⟨dy, y⟩ = ⟨dx, x⟩ = ⟨dw, w⟩."""
+    """(3.7) forward, by groups; (3.5), (3.6), (3.8) backward: ⟨dy, y⟩ = ⟨dx, x⟩ = ⟨dw, w⟩."""
     case, groups = CASES[name], CHANNELS[channels][-1]
     x, w, b = arrays(rng, case, CHANNELS[channels], draw=small_integers)
 
