@@ -106,8 +106,11 @@ def _run(
     precisions: list[Precision] = []
     if "structure" in chosen:
         outcome.add(properties.plain_call(trial, rng))
-        if outcome.failed("structure"):
+        if outcome.failed("structure", "deterministic"):
             return outcome, powers, precisions
+    trial.prepare()
+    if outcome.failed("jit"):
+        trial.stop_compiling()
     if trial.explicit:
         outcome.add(value.check(trial, rng))
         if outcome.failed("value"):
@@ -129,15 +132,20 @@ def _run(
         ("kinks", lambda: kinks.check(trial, rng)),
         ("nan", lambda: properties.finite(trial, rng)),
     ):
-        if name in chosen:
+        own_oracle = name == "finite-differences" and not trial.has_rule and not trial.explicit
+        if name in chosen or (own_oracle and "gradient" in chosen):
             found = part()
             found.findings = [f for f in found.findings if f.argument not in wrong]
             outcome.add(found)
     if trial.rule.interpreted:
         for name in chosen & {*TRANSFORMS, "second-order", "precision"}:
-            outcome.row(name, None, "the rule cannot be traced")
+            outcome.row(name, None, "the rule is not the same when it is traced")
         return outcome, powers, precisions
     transformed = [name for name in TRANSFORMS if name in chosen]
+    if outcome.failed("fwd-value"):
+        for name in transformed:
+            outcome.row(name, None, "the value that fwd returns is wrong already")
+        transformed = []
     outcome.add(transforms.check(trial, points, transformed, rng))
     if "second-order" in chosen:
         if wrong:

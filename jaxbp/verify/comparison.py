@@ -76,15 +76,16 @@ def compare(
     eps: float,
     rng: np.random.Generator,
     label: str,
+    floor: Vector | float = 0.0,
 ) -> Sample:
-    """Evaluate both at one point, with the tolerance of every entry."""
+    """Evaluate both at one point, with the tolerance of every entry, at least `floor`."""
     mine, theirs = got(x, c), expected(x, c)
     moved = spread(got, x, c, eps, rng) + spread(expected, x, c, eps, rng)
     for leaf in leaves:  # three trials may miss an entry's spread: no entry has less than most
         part = moved[leaf.part]
         if part.size:
             np.maximum(part, np.median(part), out=part)
-    tolerance = SPREADS * moved + rounding(theirs, leaves, eps)
+    tolerance = SPREADS * moved + rounding(theirs, leaves, eps) + floor
     return Sample(x, c, mine, theirs, tolerance, label)
 
 
@@ -95,5 +96,5 @@ def rounding(expected: Vector, leaves: Iterable[Leaf], eps: float) -> Vector:
     for leaf in leaves:
         part = size[leaf.part]
         if part.size:
-            tolerance[leaf.part] += eps * part.max()
+            tolerance[leaf.part] += 16 * eps * part.max()
     return tolerance

@@ -7,7 +7,7 @@ exact goes before one that is not, and a simple one before an involved one.
 
 from collections.abc import Callable, Iterable
 
-from jaxbp.verify import mistakes
+from jaxbp.verify import mistakes, term_mistakes
 from jaxbp.verify.evidence import Diagnosis, Evidence
 
 BELIEVED = 0.95
@@ -17,23 +17,33 @@ Hypothesis = Callable[[Evidence], Iterable[Diagnosis]]
 
 HYPOTHESES: tuple[Hypothesis, ...] = (
     mistakes.zero,
+    mistakes.stale,
     mistakes.surrogate,
     mistakes.multiple,
     mistakes.rearranged,
+    mistakes.ignored_output,
+    term_mistakes.one_factor,
+    term_mistakes.one_term,
     mistakes.another_leaf,
-    mistakes.mean_over_axes,
     mistakes.some_contributions,
-    mistakes.operand_rearranged,
     mistakes.few_entries,
+    term_mistakes.some_uses,
+    mistakes.adjoint_forgotten,
+    mistakes.mean_over_axes,
+    mistakes.displaced,
+    term_mistakes.operand_of_product,
+    mistakes.operand_rearranged,
+    term_mistakes.two_terms,
+    mistakes.one_region,
     mistakes.factor,
 )
 """Simple ones first."""
 
 
-def diagnose(evidence: Evidence, more: Iterable[Hypothesis] = ()) -> Diagnosis:
+def diagnose(evidence: Evidence) -> Diagnosis:
     """The best explanation of what is wrong with one leaf's cotangent."""
     best: Diagnosis | None = None
-    for hypothesis in (*HYPOTHESES, *more):
+    for hypothesis in HYPOTHESES:
         for found in hypothesis(evidence):
             if found.explained >= EXACT:
                 return found

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from jaxbp.verify.subject import Leaf, Vector, unpack
+from jaxbp.verify.terms import Parts
 
 Vjp = Callable[[Vector, Vector], Vector]
 
@@ -32,6 +33,10 @@ class Evidence:
     """[S, *leaf.shape]"""
     rule: Vjp
     reference: Vjp
+    parts: Callable[[], Parts | None] = lambda: None
+    """The reference's derivative taken apart, where that works."""
+    given: Vector | None = None
+    """The arguments that the rule was first called with."""
 
     def explained(self, answer: np.ndarray) -> float:
         """The share of the error that is gone when `answer` is what the rule is taken to give."""
@@ -91,6 +96,8 @@ def gather(
     questions: Sequence[tuple[Vector, Vector, Vector, Vector, Vector]],
     rule: Vjp,
     reference: Vjp,
+    parts: Callable[[], Parts | None] = lambda: None,
+    given: Vector | None = None,
 ) -> Evidence | None:
     """The evidence in (x, c, got, expected, tolerance) for one leaf; None where nothing is finite."""
     if not questions:
@@ -113,4 +120,6 @@ def gather(
         tolerance[:, leaf.part].reshape(shape)[keep],
         rule,
         reference,
+        parts,
+        given,
     )

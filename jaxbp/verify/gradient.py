@@ -157,7 +157,10 @@ def _verdict(trial: Trial, arbiter: Arbiter, leaf: Leaf, taken: list[Sample]) ->
                 continue
             if not np.isfinite(sample.got[index]):
                 return Verdict(sample, "rule", verdict.notes, "nan", "nan")
-            who = arbiter.entry(sample, index).who
+            ruling = arbiter.entry(sample, index)
+            who = ruling.who
+            if ruling.kink and who != "kink":
+                return Verdict(sample, "rule", verdict.notes, "kinks", "ties")
             if who == "kink":
                 continue
             if who == "rule":
@@ -194,7 +197,11 @@ def _finding(
     assert sample is not None
     place = numbers(sample, leaf)
     if verdict.word is not None:
-        message = "the cotangent is not finite where value and reference are"
+        message = (
+            "the cotangent is not finite where value and reference are"
+            if verdict.word == "nan"
+            else "at a tie or corner the slope is not between the one-sided slopes"
+        )
         return Finding(verdict.check, leaf.name, verdict.word, message, "rule", **place)  # type: ignore[arg-type]
     if verdict.side == "reference":
         message = (
@@ -225,7 +232,14 @@ def explain(
         questions = [(s.x, s.c, s.got, s.expected, s.tolerance) for s in chosen if s.wrong(leaf).any()]
         outputs = [tuple(out.shape) for out in trial.given.outputs()]
         gathered = evidence.gather(
-            leaf, trial.subject.leaves, outputs, questions[:6], trial.rule, trial.truth
+            leaf,
+            trial.subject.leaves,
+            outputs,
+            questions[:6],
+            trial.rule,
+            trial.truth,
+            trial.parts,
+            trial.subject.x,
         )
         if gathered is not None:
             return diagnosis.diagnose(gathered)

@@ -21,6 +21,18 @@ def zero(e: Evidence) -> Iterator[Diagnosis]:
         yield Diagnosis("zero", "the cotangent is zero everywhere, and must not be", 1.0)
 
 
+def stale(e: Evidence) -> Iterator[Diagnosis]:
+    """The answer that was right for the first call."""
+    if e.given is None or all(np.array_equal(x, e.given) for x in e.points):
+        return
+    yield Diagnosis(
+        "nondeterministic",
+        "the cotangent is the one for the arguments of an earlier call: something is kept between "
+        "calls",
+        e.explained(e.asked(lambda x, c: (e.given, c))),  # type: ignore[arg-type, return-value]
+    )
+
+
 def surrogate(e: Evidence) -> Iterator[Diagnosis]:
     """Something where the truth is nothing, though the function depends on the argument."""
     if e.truth.any():
@@ -41,11 +53,23 @@ def multiple(e: Evidence) -> Iterator[Diagnosis]:
     if naming.close(factor, -1.0):
         yield Diagnosis("sign", "the cotangent is minus the truth", share)
         return
+    if share < 0.95:
+        yield from _multiple_of_the_data(e)
+        return
     inputs = [(leaf.name, leaf.shape) for leaf in e.leaves]
     sizes = list(naming.counts(inputs, e.outputs))
     sentence = f"the cotangent is {naming.spelled(factor)} times the truth"
     mean = naming.count_like(1.0 / factor, sizes)
-    if mean is not None and _looks_averaged(e, mean[0]):
+    several = _contributing(e)
+    if several is not None and factor > 0 and naming.close(1 / factor, round(1 / factor)):
+        # A mean is one over a number of things that were there to be added.
+        if 1 < round(1 / factor) <= several and (mean or round(1 / factor) == several):
+            what = mean[1] if mean else "the number of outputs that each entry contributes to"
+            yield Diagnosis(
+                "averaged", f"{sentence}: a mean where a sum belongs, 1 over {what}", share
+            )
+            return
+    elif several is None and mean is not None and mean[0] > 2:
         yield Diagnosis(
             "averaged", f"{sentence}: a mean where a sum belongs, 1 over {mean[1]}", share
         )
@@ -58,13 +82,38 @@ def multiple(e: Evidence) -> Iterator[Diagnosis]:
     yield Diagnosis("scale", sentence, share)
 
 
-def _looks_averaged(e: Evidence, count: int) -> bool:
-    """A half or a quarter is as likely a plain factor; only a batch of that size tells."""
-    if count not in (2, 4):
-        return True
-    leading = {shape[0] for shape in e.outputs if shape}
-    total = {math.prod(shape) for shape in e.outputs}
-    return count in leading | total
+def _multiple_of_the_data(e: Evidence) -> Iterator[Diagnosis]:
+    """One factor at each point, whatever the cotangent: it comes from the arguments."""
+    if e.leaf.size < 2 or len(e.got) < 3:
+        return
+    axes = tuple(range(1, e.got.ndim))
+    norm = np.sum(e.truth * e.truth, axis=axes)
+    ratio = np.divide(np.sum(e.got * e.truth, axis=axes), norm, out=np.zeros_like(norm), where=norm > 0)
+    share = e.explained(ratio.reshape(-1, *[1] * len(axes)) * e.truth)
+    if share < 0.95 or np.any(ratio == 0):
+        return
+    for leaf in e.leaves:
+        if leaf.size != 1:
+            continue
+        value = e.points[:, leaf.start]
+        for power in (1, -1, 2, -2):
+            with np.errstate(all="ignore"):
+                if np.allclose(ratio, value**power, 1e-6):
+                    what = f"`{leaf.name}`" + ("" if power == 1 else f" to the power {power}")
+                    yield Diagnosis("scale", f"the cotangent is the truth times {what}", share)
+                    return
+    what = f"{ratio.min():.4g} to {ratio.max():.4g}"
+    sentence = f"the cotangent is the truth times a number that depends on the arguments ({what})"
+    yield Diagnosis("scale", sentence, share)
+
+
+def _contributing(e: Evidence) -> int | None:
+    """To how many outputs the entries of the leaf contribute, at most; None: it does not show."""
+    jacobians = _jacobians(e)
+    if jacobians is None or len(jacobians[0]) < 2:
+        return None
+    _, _, truth, tolerance = jacobians
+    return int((np.abs(truth) > tolerance).sum(axis=0).max())
 
 
 def rearranged(e: Evidence) -> Iterator[Diagnosis]:
@@ -83,16 +132,19 @@ def _rearrangements(
         where = ", ".join(map(str, chosen))
         yield "flipped", f"mirrored along axes {where}", np.flip(v, [a + 1 for a in chosen])
     for axis in axes:
-        for step in range(1, min(shape[axis], 5)):
+        for step in range(1, min((shape[axis] + 1) // 2, 4) + 1):
             for k in (step, -step):
                 what = f"displaced by {k} along axis {axis}"
                 yield "shifted", what, _moved(v, k, axis + 1)
                 yield "shifted", what + ", around the edge", np.roll(v, k, axis + 1)
-    spatial = [a for a in axes if 2 <= shape[a]]
-    for pair in itertools.combinations(spatial, 2):
-        for i, k in itertools.product((-1, 1), (-1, 1)):
-            moved = _moved(_moved(v, i, pair[0] + 1), k, pair[1] + 1)
-            yield "shifted", f"displaced by {i}, {k} along axes {pair[0]}, {pair[1]}", moved
+    for i, k in itertools.combinations(range(len(shape)), 2):
+        if shape[i] == shape[k] > 1 and len(shape) > 2:
+            swapped = np.swapaxes(v, i + 1, k + 1)
+            for chosen in _subsets([a for a in axes if a not in (i, k)]):
+                where = ", ".join(map(str, chosen))
+                what = f"with axes {i} and {k} exchanged and mirrored along {where}"
+                yield "flipped", what, np.flip(swapped, [a + 1 for a in chosen])
+    yield from _factored(v, shape)
 
 
 def _exchanged(v: np.ndarray, shape: tuple[int, ...]) -> Iterator[tuple[str, str, np.ndarray]]:
@@ -110,6 +162,10 @@ def _exchanged(v: np.ndarray, shape: tuple[int, ...]) -> Iterator[tuple[str, str
                 back = np.transpose(other, (0, *[int(np.argsort(order)[a]) + 1 for a in range(rank)]))
                 if back.shape == v.shape:
                     yield "transposed", f"reshaped, then with axes {order} exchanged", back
+
+
+def _factored(v: np.ndarray, shape: tuple[int, ...]) -> Iterator[tuple[str, str, np.ndarray]]:
+    """Two factors of one axis exchanged, or two of its entries."""
     for axis, size in enumerate(shape):
         for outer in range(2, size // 2 + 1):
             if size % outer:
@@ -163,6 +219,72 @@ def another_leaf(e: Evidence) -> Iterator[Diagnosis]:
             )
 
 
+def displaced(e: Evidence) -> Iterator[Diagnosis]:
+    """The truth displaced by one or two; what comes in over the edge may be anything."""
+    axes = [a for a, size in enumerate(e.leaf.shape) if size > 2]
+    steps = [-2, -1, 0, 1, 2]
+    for chosen in itertools.product(steps, repeat=min(len(axes), 3)):
+        if not any(chosen):
+            continue
+        here = [slice(None)] * e.got.ndim
+        there = [slice(None)] * e.got.ndim
+        for axis, k in zip(axes, chosen, strict=False):
+            size = e.leaf.shape[axis]
+            here[axis + 1] = slice(max(k, 0), size + min(k, 0))
+            there[axis + 1] = slice(max(-k, 0), size + min(-k, 0))
+        got, truth, before = e.got[tuple(here)], e.truth[tuple(there)], e.truth[tuple(here)]
+        if got[0].size < 0.4 * e.leaf.size or got[0].size < 3:
+            continue
+        error = float(np.sum((got - before) ** 2))
+        left = float(np.sum((got - truth) ** 2))
+        if error > 0 and left <= 1e-9 * error and np.abs(truth).max() > 0:
+            by = ", ".join(f"{k} along axis {a}" for a, k in zip(axes, chosen, strict=False) if k)
+            yield Diagnosis(
+                "shifted",
+                f"the cotangent is the truth displaced by {by}, wherever both have the entry",
+                1.0,
+            )
+            return
+
+
+def adjoint_forgotten(e: Evidence) -> Iterator[Diagnosis]:
+    """The Jacobian applied where its transpose belongs."""
+    jacobians = _jacobians(e)
+    if jacobians is None or jacobians[2].shape[0] != jacobians[2].shape[1]:
+        return
+    _, got, truth, _ = jacobians
+    error = float(np.sum((got - truth) ** 2))
+    left = float(np.sum((got - truth.T) ** 2))
+    if error > 0:
+        yield Diagnosis(
+            "transposed",
+            "the function's own Jacobian is applied to the cotangent, not its transpose: the "
+            "backward runs the forward again, in the forward's order",
+            max(0.0, 1.0 - left / error),
+        )
+
+
+def ignored_output(e: Evidence) -> Iterator[Diagnosis]:
+    """The cotangent of one of several outputs left out."""
+    if len(e.outputs) < 2:
+        return
+    sizes = [math.prod(shape) for shape in e.outputs]
+    starts = np.cumsum([0, *sizes])
+    for number in range(len(sizes)):
+        part = slice(int(starts[number]), int(starts[number + 1]))
+
+        def without(x, c, part=part):  # type: ignore[no-untyped-def]
+            c = c.copy()
+            c[part] = 0.0
+            return x, c
+
+        yield Diagnosis(
+            "missing-term",
+            f"what output {number} of {len(sizes)} sends back is missing",
+            e.explained(e.asked(without)),
+        )
+
+
 def mean_over_axes(e: Evidence) -> Iterator[Diagnosis]:
     """The truth averaged over some axes and spread out again."""
     axes = [a for a, size in enumerate(e.leaf.shape) if size > 1]
@@ -181,7 +303,7 @@ def operand_rearranged(e: Evidence) -> Iterator[Diagnosis]:
     for leaf in e.leaves:
         if leaf.size > 100_000:
             continue
-        for word, sentence, index in _index_maps(leaf.shape):
+        for word, sentence, index in index_maps(leaf.shape):
 
             def change(x, c, leaf=leaf, index=index):  # type: ignore[no-untyped-def]
                 x = x.copy()
@@ -196,7 +318,7 @@ def operand_rearranged(e: Evidence) -> Iterator[Diagnosis]:
     start = 0
     for number, shape in enumerate(e.outputs):
         stop = start + math.prod(shape)
-        for word, sentence, index in _index_maps(shape):
+        for word, sentence, index in index_maps(shape):
 
             def turn(x, c, part=slice(start, stop), index=index):  # type: ignore[no-untyped-def]
                 c = c.copy()
@@ -223,7 +345,7 @@ def _explained_early(e: Evidence, change) -> float:  # type: ignore[no-untyped-d
     return e.explained(e.asked(change))
 
 
-def _index_maps(shape: tuple[int, ...]) -> Iterator[tuple[str, str, np.ndarray]]:
+def index_maps(shape: tuple[int, ...]) -> Iterator[tuple[str, str, np.ndarray]]:
     """Rearrangements as index arrays; -1 stands for a zero let in."""
     indices = np.arange(math.prod(shape)).reshape(1, *shape) + 1
     for word, sentence, moved in _rearrangements(indices, shape):
@@ -240,24 +362,16 @@ def few_entries(e: Evidence) -> Iterator[Diagnosis]:
     count = int(wrong.sum())
     if not count or e.leaf.size < 2:
         return
-    for chosen in _subsets([a for a, size in enumerate(e.leaf.shape) if size > 2]):
-        inner = wrong.copy()
-        width = 0
-        while inner.any() and width < 4:
-            width += 1
-            cut = [slice(None)] * wrong.ndim
-            for axis in chosen:
-                cut[axis] = slice(width, wrong.shape[axis] - width)
-            inner = wrong[tuple(cut)]
-        if not inner.any() and inner.size and inner.size * 8 >= wrong.size and _spread_out(wrong, chosen, width):
-            where = ", ".join(map(str, chosen))
-            yield Diagnosis(
-                "border",
-                f"only entries within {width} of the border along axes {where} are wrong "
-                f"({count} of {e.leaf.size})",
-                1.0,
-            )
-            return
+    border = _border_of(wrong)
+    if border is not None:
+        axes, width = border
+        yield Diagnosis(
+            "border",
+            f"only entries within {width} of the border along axes {', '.join(map(str, axes))} are "
+            f"wrong ({count} of {e.leaf.size})",
+            1.0,
+        )
+        return
     if count <= max(1, e.leaf.size // 4) or _is_block(wrong):
         places = np.argwhere(wrong)
         low, high = places.min(axis=0), places.max(axis=0)
@@ -267,14 +381,26 @@ def few_entries(e: Evidence) -> Iterator[Diagnosis]:
         )
 
 
-def _spread_out(wrong: np.ndarray, axes: tuple[int, ...], width: int) -> bool:
-    """Whether enough of the border is wrong to call it the border's fault."""
-    border = np.ones(wrong.shape, dtype=bool)
-    cut = [slice(None)] * wrong.ndim
-    for axis in axes:
-        cut[axis] = slice(width, wrong.shape[axis] - width)
-    border[tuple(cut)] = False
-    return bool(wrong[border].mean() > 0.2)
+def _border_of(wrong: np.ndarray) -> tuple[tuple[int, ...], int] | None:
+    """The axes whose two ends hold all that is wrong, and how deep; None if it is not the ends."""
+    axes = [a for a, size in enumerate(wrong.shape) if size > 2]
+    for chosen in _subsets(axes):
+        for width in (1, 2, 3):
+            if any(4 * width > max(wrong.shape[a], 4) for a in chosen):
+                break
+            cut = [slice(None)] * wrong.ndim
+            for axis in chosen:
+                cut[axis] = slice(width, wrong.shape[axis] - width)
+            if wrong[tuple(cut)].any():
+                continue
+            ends = []
+            for axis in chosen:
+                along = np.moveaxis(wrong, axis, 0)
+                ends += [along[:width].mean(), along[-width:].mean()]
+            if min(ends) > 0.3:
+                return chosen, width
+            break
+    return None
 
 
 def _is_block(wrong: np.ndarray) -> bool:
@@ -286,7 +412,7 @@ def _is_block(wrong: np.ndarray) -> bool:
 def some_contributions(e: Evidence) -> Iterator[Diagnosis]:
     """Some outputs' contributions kept, others dropped."""
     jacobians = _jacobians(e)
-    if jacobians is None:
+    if jacobians is None or len(jacobians[0]) < 2:
         return
     rows, got, truth, tolerance = jacobians
     kept = np.abs(got - truth) <= tolerance
@@ -294,41 +420,67 @@ def some_contributions(e: Evidence) -> Iterator[Diagnosis]:
     there = np.abs(truth) > tolerance
     if not np.all(kept | dropped) or not np.any(there & kept) or not np.any(there & ~kept):
         return
-    share = 1.0
+    held, all_of_them = (there & kept).sum(axis=0), there.sum(axis=0)
+    touched = all_of_them > 0
+    lost = touched & (held == 0)
+    if np.all((held == all_of_them) | lost):  # entry by entry: all or nothing
+        wrong = lost.reshape(e.leaf.shape)
+        first = [bool(wrong[i].all()) or not touched.reshape(wrong.shape)[i].any() for i in range(len(wrong))] if wrong.ndim else []
+        if wrong.ndim and 2 * sum(first) > len(first) and not wrong[np.logical_not(first)].any():
+            yield Diagnosis(
+                "one-example",
+                f"only entries {[i for i, gone in enumerate(first) if not gone]} along axis 0 (of "
+                f"{len(first)}) have a cotangent, the others zero",
+                1.0,
+            )
+        return
+    if len(e.outputs) == 1 and e.outputs[0] == e.leaf.shape and np.all(kept | ~np.eye(len(rows), dtype=bool)):
+        own = np.eye(len(rows), dtype=bool)
+        if not np.any(kept & there & ~own):
+            yield Diagnosis(
+                "missing-term",
+                "only what each output entry sends to the input entry at its own place is there; "
+                "the terms that couple different entries are missing",
+                1.0,
+            )
+            return
+    several = all_of_them > 1
+    one_kept = np.all(held[several] == 1) if several.any() else False
     shape = next((s for s in e.outputs if math.prod(s) == len(rows)), None)
-    if shape is not None:
-        yield from _by_output_axis(there, kept, shape, share)
-    held = (there & kept).sum(axis=0)
-    several = there.sum(axis=0) > 1
-    if several.any() and np.all(held[there.any(axis=0)] >= 1) and np.all(held[several] < there.sum(axis=0)[several] + 1):
-        most = int(there.sum(axis=0).max())
+    axis_wise = None if shape is None else _by_output_axis(there, kept, shape)
+    if one_kept and not np.any(lost) and (axis_wise is None or axis_wise[2] > 1):
         yield Diagnosis(
             "overwritten",
-            f"entries that several outputs contribute to (up to {most}) keep only some of the "
-            "contributions: later ones seem to replace earlier ones where they should be added",
-            share,
+            f"entries that several outputs contribute to (up to {int(all_of_them.max())}) keep only "
+            "one contribution: the others are replaced where they should be added",
+            1.0,
         )
+        return
+    if axis_wise is not None:
+        word, sentence, _ = axis_wise
+        yield Diagnosis(word, sentence, 1.0)
 
 
 def _by_output_axis(
-    there: np.ndarray, kept: np.ndarray, shape: tuple[int, ...], share: float
-) -> Iterator[Diagnosis]:
-    """Whether one index of the output decides what is kept."""
+    there: np.ndarray, kept: np.ndarray, shape: tuple[int, ...]
+) -> tuple[str, str, int] | None:
+    """Whether the output's index along one axis decides what is kept: word, sentence, how many."""
     for axis, size in enumerate(shape):
         if size < 2:
             continue
         place = np.unravel_index(np.arange(math.prod(shape)), shape)[axis]
         whole = [bool(np.all(kept[place == i] | ~there[place == i])) for i in range(size)]
         none = [bool(not np.any(kept[place == i] & there[place == i])) for i in range(size)]
-        if not all(a or b for a, b in zip(whole, none, strict=True)) or not any(whole):
+        if not all(a or b for a, b in zip(whole, none, strict=True)):
             continue
         places = [i for i in range(size) if whole[i] and not none[i]]
+        if not places or len(places) == size:
+            continue
+        ends = [i for i in range(size) if i not in places]
         what = f"only the contributions of output index {places} along axis {axis} (of {size})"
-        if axis == 0 or len(places) == 1:
-            yield Diagnosis("one-example", what + " are in the cotangent", share)
-        else:
-            yield Diagnosis("border", what + " are in the cotangent", share)
-        return
+        outer = ends in ([0], [size - 1], [0, size - 1]) and size > 2 and axis > 0
+        return ("border" if outer else "one-example"), what + " are in the cotangent", len(places)
+    return None
 
 
 def _jacobians(
@@ -352,17 +504,38 @@ def _jacobians(
     return np.arange(m), a, b, tolerance
 
 
+def one_region(e: Evidence) -> Iterator[Diagnosis]:
+    """Wrong entry by entry, and only where the argument is beyond some value."""
+    found = _ratio_per_entry(e)
+    if found is None:
+        return
+    wrong = (np.abs(e.got - e.truth) > e.tolerance).any(axis=0).reshape(-1)
+    if not 0.2 <= 1.0 - wrong.mean() < 1.0:
+        return
+    x = e.points[0][e.leaf.part]
+    for values, what in ((x, f"`{e.leaf.name}`"), (np.abs(x), f"|`{e.leaf.name}`|")):
+        inside, outside = values[wrong], values[~wrong]
+        for side, low, high in (("above", outside.max(), inside.min()), ("below", inside.max(), outside.min())):
+            if low < high:
+                yield Diagnosis(
+                    "local",
+                    f"right on one side and wrong on the other: wrong where {what} is {side} "
+                    f"{0.5 * (low + high):.3g} ({int(wrong.sum())} of {wrong.size} entries)",
+                    found[1],
+                )
+                return
+
+
 def factor(e: Evidence) -> Iterator[Diagnosis]:
     """A factor for each entry, or for each output, that no cotangent changes."""
     per_entry = _ratio_per_entry(e)
     if per_entry is not None:
         ratio, share = per_entry
-        inverse = 1.0 / ratio[np.isfinite(ratio) & (ratio != 0)]
-        if inverse.size and np.allclose(inverse, np.round(inverse), rtol=1e-6) and np.all(inverse >= 0.5):
+        if _divided_by_counts(e, ratio):
             yield Diagnosis(
                 "averaged",
-                "each entry is divided by a count of contributions "
-                f"(1 to {int(round(float(inverse.max())))}): a mean where a sum belongs",
+                "each entry is divided by the number of its contributions "
+                f"(up to {round(float((1 / ratio[ratio != 0]).max()))}): a mean where a sum belongs",
                 share,
             )
             return
@@ -376,7 +549,7 @@ def factor(e: Evidence) -> Iterator[Diagnosis]:
     jacobians = _jacobians(e)
     if jacobians is None:
         return
-    _, got, truth, tolerance = jacobians
+    _, got, truth, _ = jacobians
     share = _rows_proportional(got, truth)
     if share >= 0.95 and len(got) > 1:
         yield Diagnosis(
@@ -385,6 +558,22 @@ def factor(e: Evidence) -> Iterator[Diagnosis]:
             "belongs on the incoming cotangent (an activation's derivative, say) is not right",
             share,
         )
+
+
+def _divided_by_counts(e: Evidence, ratio: np.ndarray) -> bool:
+    """Whether each entry's factor is one over the number of outputs that it contributes to."""
+    jacobians = _jacobians(e)
+    if jacobians is None:
+        return False
+    _, _, truth, tolerance = jacobians
+    counts = (np.abs(truth) > tolerance).sum(axis=0).reshape(ratio.shape)
+    used = (counts > 0) & (ratio != 0)
+    if not used.any() or counts[used].max() < 2:
+        return False
+    with np.errstate(divide="ignore"):
+        inverse = 1.0 / ratio[used]
+    # An embedding's row is used by several tokens, each of which contributes to one entry once.
+    return bool(np.allclose(inverse, counts[used], 1e-6))
 
 
 def _ratio_per_entry(e: Evidence) -> tuple[np.ndarray, float] | None:

@@ -119,7 +119,7 @@ def _blame(
     outcome: Outcome,
 ) -> None:
     program = trace(trial.plain_fn, trial.subject.cast(trial.subject.x), trial.subject.others)
-    if stops_gradients(program):
+    if (trial.has_rule or trial.explicit) and stops_gradients(program):
         outcome.row(
             NAME,
             None,

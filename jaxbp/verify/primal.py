@@ -13,7 +13,7 @@ from jax.extend import core
 
 from jaxbp.verify.subject import LeafFunction, Leaves
 
-_INLINED = {"jit", "pjit", "closed_call", "core_call", "custom_vjp_call", "custom_lin"}
+_INLINED = {"jit", "pjit", "closed_call", "core_call", "custom_vjp_call"}
 
 
 def without_rules(fn: LeafFunction) -> LeafFunction:
@@ -51,6 +51,8 @@ def inlined_program(eqn: Any) -> Any | None:
     name = eqn.primitive.name
     if name == "custom_jvp_call" and has_rule(eqn.params["call_jaxpr"]):
         return _closed(eqn.params["call_jaxpr"])
+    if name == "custom_vmap_call":
+        return _closed(eqn.params["call"])
     if name not in _INLINED:
         return None
     inner = eqn.params.get("jaxpr", eqn.params.get("call_jaxpr"))

@@ -66,7 +66,10 @@ class Composition:
         transformed: LeavesVjp,
         arguments: tuple[Leaves, Leaves, Leaves],
         expected: list[tuple[Vector, Vector]],
+        blames: str | None = None,
     ) -> None:
+        self.blames = blames
+        """The argument to name when it raises: the only one that is batched."""
         self.name, self.transformed = name, transformed
         self.arguments, self.expected = arguments, expected
 
@@ -160,7 +163,7 @@ def _raised(
         outcome.row(kind, None, f"the reference cannot be transformed either: {said}")
         return
     outcome.found(
-        Finding(kind, None, kind, f"{composition.name} raises {said}", "rule"),
+        Finding(kind, composition.blames, kind, f"{composition.name} raises {said}", "rule"),
         f"raises under {composition.name}",
     )
 
@@ -270,6 +273,7 @@ def _vmaps(s: Situation, fn: LeafFunction | None = None) -> list[Composition]:
                 _vjp_leaves(mapped),
                 (_stacked(s, members, subset), subject.others, _stacked_cts(s)),
                 [s.plain(x, i) for i, x in enumerate(members)],
+                _names(s, subset) if len(subset) == 1 else None,
             )
         )
     every = tuple(range(len(subject.argument_names)))

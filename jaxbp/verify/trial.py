@@ -13,6 +13,7 @@ import numpy as np
 
 from jaxbp.verify import comparison, data, primal
 from jaxbp.verify.finite_differences import FiniteDifferences
+from jaxbp.verify.terms import Parts
 from jaxbp.verify.subject import LeafFunction, Pullback, Subject, Vector, pack, vjp_of
 
 FULL_ROWS = 48
@@ -42,6 +43,13 @@ class Trial:
         self.given = Pullback(self.subject, self.rule_fn)
         self._memo: dict[Any, Any] = {}
         self.notes: list[str] = []
+        self._prepared = False
+
+    def prepare(self) -> None:
+        """Set up the oracles: from here on the rule has been traced, no longer only called."""
+        if self._prepared:
+            return
+        self._prepared = True
         self.rule, self.eps_rule = self._wide(self.rule_fn, "the rule")
         if not self.rule.wide:
             self.given = self.rule
@@ -51,6 +59,10 @@ class Trial:
             if self.explicit
             else (self.truth, self.eps_truth)
         )
+
+    def stop_compiling(self) -> None:
+        """Call the rule plainly from here on: compiled, it is another one."""
+        self.rule.interpreted = self.given.interpreted = True
 
     def stand_by_the_primal(self) -> None:
         """Compare with the plain function inside the rule after all."""
@@ -95,6 +107,23 @@ class Trial:
             return pullback, eps
         raise AssertionError("unreachable: the loop returns on its last turn")
 
+    def parts(self) -> Parts | None:
+        """The plain function's derivative taken apart; None where its program cannot be."""
+
+        def make() -> Parts | None:
+            fn, pullback = (
+                (self.plain_fn, self.plain) if self.has_rule else (self.truth_fn, self.truth)
+            )
+            x, c = self.subject.x, np.ones(self.output_size)
+            try:
+                parts = Parts(self.subject, fn, pullback)
+                whole, truth = parts.answer(x, c, parts.whole()), pullback(x, c)
+            except Exception:  # a primitive that cannot be bound anew: then without this part
+                return None
+            return parts if np.allclose(whole, truth, 1e-6, equal_nan=True) else None
+
+        return self.remember("parts", make)  # type: ignore[no-any-return]
+
     def as_given(self, fn: LeafFunction) -> Pullback:
         """`fn` on the leaves as they were given."""
         return Pullback(self.subject, fn)
@@ -114,7 +143,7 @@ class Trial:
     def other_points(self, rng: np.random.Generator) -> list[Vector]:
         """Points away from the given one at which the function has a finite value and derivative."""
         points = []
-        for spreads in ((0.3, 0.1, 0.01), (0.02, 0.003)):
+        for spreads in ((0.7, 0.3, 0.1, 0.01), (0.02, 0.003)):
             for spread in spreads:
                 x = self.rounded(data.another_point(self.subject, rng, spread))
                 c = self.cotangent(rng)
@@ -127,9 +156,25 @@ class Trial:
 
     def compare(self, x: Vector, c: Vector, rng: np.random.Generator, label: str) -> comparison.Sample:
         """Rule against reference."""
+        leaves = self.subject.leaves
+        floor = self.floor(x, c)
         return comparison.compare(
-            self.rule, self.truth, x, c, self.subject.leaves, self.eps, rng, label
+            self.rule, self.truth, x, c, leaves, self.eps, rng, label, floor
         )
+
+    def floor(self, x: Vector, c: Vector) -> Vector:
+        """What rounding the outputs alone can do to a slope: nothing smaller is an error.
+
+        A saturated sigmoid's y(1 - y), say, is off by a rounding unit of y.
+        """
+        y = self.plain.value(x)
+        with np.errstate(invalid="ignore"):
+            size = float(np.nan_to_num(np.abs(c * y), posinf=0.0).max(initial=0.0))
+        floor = np.zeros(x.shape)
+        for leaf in self.subject.leaves:
+            reach = float(np.abs(x[leaf.part]).max(initial=0.0)) or 1.0
+            floor[leaf.part] = 4 * self.eps * size / min(reach, 1.0)
+        return floor
 
     def rows(self, rng: np.random.Generator) -> list[int]:
         """Which rows of the Jacobian are compared on their own."""
