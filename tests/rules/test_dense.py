@@ -64,7 +64,7 @@ def test_value_and_cotangents_are_the_documents_sums(sizes, rng):
 
 @given(st.sampled_from([(3, 4, 2), (1, 2, 5)]), st.integers(0, 99))
 def test_adjoints_in_whole_numbers(sizes, seed):
-    """(2.9), (2.10): ⟨dy, J v⟩ = ⟨dx, v⟩ in each argument, and linear in dy, exactly."""
+    """(2.6), (2.9), (2.10): ⟨dy, J v⟩ = ⟨dx, v⟩ in each argument, and linear in dy, exactly."""
     rng = np.random.default_rng(seed)
     x, w, _ = arrays(rng, *sizes, draw=small_integers)
     dy, other = (small_integers(rng, (sizes[0], sizes[2])) for _ in range(2))
