@@ -166,7 +166,8 @@ def power(x, p):
 
 
 cases.right("power", power, lambda x, p: (x**p, (x, p, x**p)),
-            lambda res, dy: (dy * res[1] * res[0] ** (res[1] - 1), (dy * res[2] * jnp.log(res[0])).sum()),
+            lambda res, dy: (dy * res[1] * res[0] ** (res[1] - 1),
+                             (dy * res[2] * jnp.log(jnp.where(res[0] > 0, res[0], 1))).sum()),
             lambda rng: (uniform(rng, 8, low=0.5, high=2.0), uniform(rng, low=1.5, high=3.0)))
 cases.wrong("power-exponent-constant", "p", "zero", "the exponent is treated as a constant",
             edit={1: lambda d, res, dy: jnp.zeros_like(d)})
