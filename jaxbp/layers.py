@@ -17,8 +17,8 @@ import jax
 from jax.nn.initializers import Initializer, he_normal, normal, ones, zeros
 from jax.tree_util import Partial
 
-from jaxbp.arguments import Shape, describe, flag, ints, positive, reject
-from jaxbp.network import Layer, Params
+from jaxbp.arguments import Shape, flag, ints, positive
+from jaxbp.network import Layer, Params, take
 from jaxbp.rules import activation as _activation
 from jaxbp.rules import conv as _conv
 from jaxbp.rules import dense as _dense
@@ -70,7 +70,7 @@ def conv(
         y, residuals = _conv.conv_fwd(x, w, b, window, groups)
         return y, Partial(partial(_conv.conv_bwd, window, groups), residuals)
 
-    return Layer(init, apply, forward, _weighted_backward, "conv", options)
+    return Layer(init, apply, forward, _weighted_backward, "conv", {"bias": bias, **options})
 
 
 def conv_transpose(
@@ -237,10 +237,10 @@ def subsample(window: Any) -> Layer:
         return {"beta": ones(key, channels), "b": zeros(key, channels)}
 
     def apply(params: Params, x: jax.Array) -> jax.Array:
-        return _subsample.subsample(x, *_take("layers.subsample", params, "beta", "b"), window)
+        return _subsample.subsample(x, *take("layers.subsample", params, "beta", "b"), window)
 
     def forward(params: Params, x: jax.Array) -> tuple[jax.Array, Any]:
-        beta, b = _take("layers.subsample", params, "beta", "b")
+        beta, b = take("layers.subsample", params, "beta", "b")
         static = (x.shape, _pool.pool_window("subsample", x.shape, window, None, "VALID", 1))
         y, residuals = _subsample.subsample_fwd(x, beta, b, *static)
         return y, Partial(partial(_subsample.subsample_bwd, *static), residuals)
@@ -265,10 +265,10 @@ def combine_maps(features: int, *, kernel_init: Initializer = _NORMAL) -> Layer:
         return {"c": kernel_init(key, (input_shape[-1], features))}
 
     def apply(params: Params, x: jax.Array) -> jax.Array:
-        return _subsample.combine_maps(x, *_take("layers.combine_maps", params, "c"))
+        return _subsample.combine_maps(x, *take("layers.combine_maps", params, "c"))
 
     def forward(params: Params, x: jax.Array) -> tuple[jax.Array, Any]:
-        y, residuals = _subsample.combine_maps_fwd(x, *_take("layers.combine_maps", params, "c"))
+        y, residuals = _subsample.combine_maps_fwd(x, *take("layers.combine_maps", params, "c"))
         return y, Partial(_subsample.combine_maps_bwd, residuals)
 
     def backward(bwd: Any, dy: jax.Array) -> tuple[Params, jax.Array]:
@@ -395,15 +395,8 @@ def _unflatten(shape: Shape, dy: jax.Array) -> tuple[jax.Array]:
 
 
 def _weights(layer: str, params: Any, bias: bool) -> tuple[jax.Array, jax.Array | None]:
-    w, *b = _take(layer, params, *(("w", "b") if bias else ("w",)))
+    w, *b = take(layer, params, *(("w", "b") if bias else ("w",)))
     return w, b[0] if b else None
-
-
-def _take(layer: str, params: Any, *names: str) -> tuple[jax.Array, ...]:
-    if not isinstance(params, Mapping) or params.keys() != set(names):
-        got = sorted(params) if isinstance(params, Mapping) else describe(params)
-        raise reject(layer, "params", f"a dict of {sorted(names)}", got)
-    return tuple(params[name] for name in names)
 
 
 def _weighted_backward(bwd: Any, dy: jax.Array) -> tuple[Params, jax.Array]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import types
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from jaxbp.arguments import Shape, describe, reject, shape_tuple
+from jaxbp.rules.block import conv_relu_max_pool
 
 Params = Any
 
@@ -55,8 +57,10 @@ def sequential(*layers: Layer) -> Layer:
     """Return the network that applies the layers one after the other.
 
     ``x_{l+1} = f_l(x_l)``, and backward ``dx_l = ∂L/∂x_l`` is what the layer before receives.
+    Where convolution, relu and max pooling follow each other, `apply` runs them as the one rule
+    `conv_relu_max_pool`.
 
-    Source: (3.4)
+    Source: (3.4), (5.5)
 
     Args:
       layers: any number of `Layer`s, networks among them.
@@ -89,6 +93,8 @@ def sequential(*layers: Layer) -> Layer:
         numbers[layer.kind] = numbers.get(layer.kind, 0) + 1
         named[f"{layer.kind}{numbers[layer.kind]}"] = layer
 
+    steps = _steps(named)
+
     def init(key: Any, input_shape: Shape) -> Params:
         params = {}
         ranks = tuple(range(1, 6))
@@ -110,8 +116,8 @@ def sequential(*layers: Layer) -> Layer:
 
     def apply(params: Params, x: jax.Array) -> jax.Array:
         check(params)
-        for name, layer in named.items():
-            x = layer.apply(params.get(name, {}), x)
+        for name, step in steps:
+            x = step(params.get(name, {}), x)
         return x
 
     def forward(params: Params, x: jax.Array) -> tuple[jax.Array, Any]:
@@ -130,3 +136,45 @@ def sequential(*layers: Layer) -> Layer:
         return {name: grads[name] for name in named if name in grads}, dy
 
     return Layer(init, apply, forward, backward, "network", layers=types.MappingProxyType(named))
+
+
+def take(layer: str, params: Any, *names: str) -> tuple[jax.Array, ...]:
+    """Return a layer's parameters by name, or say which it needs."""
+    if not isinstance(params, Mapping) or params.keys() != set(names):
+        got = sorted(params) if isinstance(params, Mapping) else describe(params)
+        raise reject(layer, "params", f"a dict of {sorted(names)}", got)
+    return tuple(params[name] for name in names)
+
+
+def _steps(named: Mapping[str, Layer]) -> list[tuple[str, Callable[..., jax.Array]]]:
+    """Return what `apply` runs: functions of parameters and input, and whose parameters."""
+    steps: list[tuple[str, Callable[..., jax.Array]]] = []
+    rest = list(named.items())
+    while rest:
+        name, layer = rest[0]
+        chain = [layer for _, layer in rest[:3]]
+        if _is_block(chain):
+            steps.append((name, partial(_apply_block, chain[0].options, chain[2].options)))
+            del rest[:3]
+        else:
+            steps.append((name, layer.apply))
+            del rest[:1]
+    return steps
+
+
+def _is_block(chain: list[Layer]) -> bool:
+    if [layer.kind for layer in chain] != ["conv", "relu", "max_pool"]:
+        return False
+    pool = chain[2].options
+    return (pool["padding"], pool["dilation"], pool["ties"]) == ("VALID", 1, "first")
+
+
+def _apply_block(
+    conv: Mapping[str, Any], pool: Mapping[str, Any], params: Params, x: jax.Array
+) -> jax.Array:
+    options = dict(conv)
+    names = ("w", "b") if options.pop("bias") else ("w",)
+    arrays = take("layers.conv", params, *names)
+    return conv_relu_max_pool(
+        x, *arrays, **options, window=pool["window"], pool_stride=pool["stride"]
+    )
