@@ -16,6 +16,7 @@ from jaxbp.rules.activation import (
     softplus,
     tanh,
 )
+from jaxbp.rules.block import conv_relu_max_pool
 from jaxbp.rules.conv import conv, conv_bias_grad, conv_input_grad, conv_kernel_grad, conv_transpose
 from jaxbp.rules.dense import dense, dense_bias_grad, dense_input_grad, dense_weight_grad
 from jaxbp.rules.loss import half_squared_error, sigmoid_cross_entropy, softmax_cross_entropy
@@ -43,6 +44,7 @@ __all__ = [
     "conv_bias_grad",
     "conv_input_grad",
     "conv_kernel_grad",
+    "conv_relu_max_pool",
     "conv_transpose",
     "dense",
     "dense_bias_grad",

@@ -6,6 +6,7 @@ Each slice holds, for every window, the value of one cell, so a pooling is an el
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator
 
 import jax
@@ -16,6 +17,8 @@ from jax import lax
 from jaxbp.arguments import Shape, sum_dtype
 from jaxbp.window import Window
 
+Cell = tuple[jax.Array, jax.Array]  # a value for each window, and the number of its cell
+
 
 def max_pool(x: jax.Array, window: Window) -> tuple[jax.Array, jax.Array]:
     """y[N, *S_out, C] and each window's winner, the sum (4.3) of one term.
@@ -23,15 +26,27 @@ def max_pool(x: jax.Array, window: Window) -> tuple[jax.Array, jax.Array]:
     The first cell in row-major order that is the largest wins, and the first NaN before any number.
     y is chosen by selects, never by `max`, so that its derivative goes to the winner as well.
     """
-    y = winner = None
-    for m, cell in enumerate(slices(pad(x, window, -np.inf), window, x.shape)):
-        if y is None:
-            y, winner = cell, jnp.zeros(cell.shape, winner_dtype(window))
-        else:
-            better = ~(cell <= y) & (y == y)
-            y = jnp.where(better, cell, y)
-            winner = jnp.where(better, jnp.asarray(m, winner.dtype), winner)
-    return y, _not_in_padding(y, winner, window, x.shape)
+    # A tournament: half as many steps deep as cell after cell, and quicker than that on a CPU.
+    cells = [
+        (cell, jnp.full(cell.shape, m, winner_dtype(window)))
+        for m, cell in enumerate(slices(pad(x, window, -np.inf), window, x.shape))
+    ]
+    while len(cells) > 1:
+        pairs = itertools.zip_longest(cells[::2], cells[1::2])
+        cells = [first if second is None else _play(first, second) for first, second in pairs]
+    ((y, winner),) = cells
+    return y, not_in_padding(y, winner, window, x.shape)
+
+
+def _play(first: Cell, second: Cell) -> Cell:
+    second_wins = beats(second[0], first[0])
+    y, winner = (jnp.where(second_wins, b, a) for a, b in zip(first, second, strict=True))
+    return y, winner
+
+
+def beats(later: jax.Array, earlier: jax.Array) -> jax.Array:
+    """Whether the later cell wins: it is larger, or a NaN and the earlier is none."""
+    return ~(later <= earlier) & (earlier == earlier)
 
 
 def max_pool_grad(
@@ -63,7 +78,8 @@ def winner_dtype(window: Window) -> np.dtype:
     return np.min_scalar_type(max(window.cells - 1, 0))
 
 
-def _not_in_padding(y: jax.Array, winner: jax.Array, window: Window, shape: Shape) -> jax.Array:
+def not_in_padding(y: jax.Array, winner: jax.Array, window: Window, shape: Shape) -> jax.Array:
+    """The winner, moved from the padding to the window's first cell in the input, if it has one."""
     # Padding is -inf, so it can only win in a window whose input cells are -inf too; the first of
     # those is the winner then.
     inside = cells_inside(window, shape[1:-1])
@@ -101,7 +117,9 @@ def slices(padded: jax.Array, window: Window, shape: Shape) -> Iterator[jax.Arra
         if 0 in windows:
             yield jnp.zeros((n, *windows, c), padded.dtype)
             continue
-        limit = [o + s * (m - 1) + 1 for o, s, m in zip(offset, window.stride, windows, strict=True)]
+        limit = [
+            o + s * (m - 1) + 1 for o, s, m in zip(offset, window.stride, windows, strict=True)
+        ]
         yield lax.slice(padded, (0, *offset, 0), (n, *limit, c), (1, *window.stride, 1))
 
 

@@ -245,14 +245,8 @@ def conv(
     See also:
       `conv_input_grad`, `conv_kernel_grad`, `conv_bias_grad`, `conv_transpose`.
     """
-    x, w, b = _floats("conv", x, w, b)
-    rank("conv", "x", x, (3, 4, 5), _INPUT)
-    rank("conv", "w", w, (x.ndim,), _KERNEL)
-    groups = _check_kernel("conv", "w", w.shape, groups, x.shape[-1])
-    if b is not None:
-        shape("conv", "b", b, w.shape[-1:], "one an output channel of w")
-    window = make_window(
-        "conv", x.shape[1:-1], w.shape[:-2], stride=stride, padding=padding, dilation=dilation
+    x, w, b, window, groups = conv_arguments(
+        "conv", x, w, b, stride=stride, padding=padding, dilation=dilation, groups=groups
     )
     return _conv_rule(*vary_alike(x, w, b), window, groups)
 
@@ -361,6 +355,22 @@ def conv_transpose(
     )
     output_shape = (x.shape[0], *spatial, features)
     return _conv_transpose_rule(*vary_alike(x, w, b), output_shape, window, groups)
+
+
+def conv_arguments(
+    function: str, x: Any, w: Any, b: Any, *, stride: Any, padding: Any, dilation: Any, groups: Any
+) -> tuple[jax.Array, jax.Array, jax.Array | None, Window, int]:
+    """Return a convolution's arguments, checked: arrays, window and groups."""
+    x, w, b = _floats(function, x, w, b)
+    rank(function, "x", x, (3, 4, 5), _INPUT)
+    rank(function, "w", w, (x.ndim,), _KERNEL)
+    groups = _check_kernel(function, "w", w.shape, groups, x.shape[-1])
+    if b is not None:
+        shape(function, "b", b, w.shape[-1:], "one an output channel of w")
+    window = make_window(
+        function, x.shape[1:-1], w.shape[:-2], stride=stride, padding=padding, dilation=dilation
+    )
+    return x, w, b, window, groups
 
 
 def _options(window: Window, groups: int) -> dict[str, Any]:

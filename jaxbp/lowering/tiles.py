@@ -1,0 +1,123 @@
+"""The adjoints of pooling, asked from the input's side: which windows hold this place?
+
+The input falls into tiles of the size of the stride, one tile a window's first cell. The places of
+a tile lie in the same windows: the tile's own and, where windows overlap, `overlaps` more of those
+before it. So the input's cotangent, [N, tiles, stride, C], is an elementwise sum over these few
+windows, broadcast over the tile; nothing is scattered, and nothing dilated with zeros is built.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from jaxbp.arguments import Shape, sum_dtype
+from jaxbp.lowering.slices import add
+from jaxbp.window import Window
+
+
+def max_pool_grad(
+    dy: jax.Array, winner: jax.Array, input_shape: Shape, window: Window
+) -> jax.Array:
+    """dx[N, *S, C]: each window's dy goes to its winner, and overlapping windows add (4.4)."""
+    wide = dy.astype(sum_dtype(dy.dtype))
+    # Signed, so that a number that no cell has can stand where a place is in no window's cell.
+    winner = winner.astype(np.promote_types(winner.dtype, np.int8))
+    zero = jnp.zeros((), wide.dtype)
+
+    def share(back: Shape) -> jax.Array:
+        number = jnp.asarray(_cells(window, back), winner.dtype)
+        ours = _at(winner, back, input_shape, window) == number
+        return jnp.where(ours, _at(wide, back, input_shape, window), zero)
+
+    return _untile(add(map(share, _backs(window))), input_shape, window).astype(dy.dtype)
+
+
+def sum_pool_grad(dy: jax.Array, input_shape: Shape, window: Window) -> jax.Array:
+    """dx[N, *S, C]: each window gives dy to each of its cells, and overlapping windows add."""
+    wide = dy.astype(sum_dtype(dy.dtype))
+    zero = jnp.zeros((), wide.dtype)
+
+    def share(back: Shape) -> jax.Array:
+        ours = _at(wide, back, input_shape, window)
+        inside = _cells(window, back) >= 0
+        return (
+            jnp.broadcast_to(ours, _tiled(ours, window))
+            if inside.all()
+            else jnp.where(inside, ours, zero)
+        )
+
+    return _untile(add(map(share, _backs(window))), input_shape, window).astype(dy.dtype)
+
+
+def overlaps(window: Window) -> int:
+    """How many windows a tile lies in, at most."""
+    return math.prod(_reach(window))
+
+
+def _reach(window: Window) -> Shape:
+    return tuple(-(-span // s) for span, s in zip(window.span, window.stride, strict=True))
+
+
+def _backs(window: Window) -> Iterator[Shape]:
+    """How many tiles before a tile its windows start, a number an axis."""
+    return itertools.product(*map(range, _reach(window)))
+
+
+def _cells(window: Window, back: Shape) -> np.ndarray:
+    """int[1, 1, s, …, 1]: which cell of the window `back` tiles before each place of a tile is.
+
+    Minus one where the place lies between the window's cells (dilation) or beyond them.
+    """
+    number = np.zeros((), np.int64)
+    for size, s, d, b in zip(window.size, window.stride, window.dilation, back, strict=True):
+        place = np.arange(s) + s * b
+        cell = np.where((place % d == 0) & (place // d < size), place // d, -1)
+        number = np.where((number[..., None] < 0) | (cell < 0), -1, number[..., None] * size + cell)
+    axes = len(window.size)
+    return (
+        number.reshape((1, *itertools.chain(*((1, s) for s in window.stride)), 1))
+        if axes
+        else number
+    )
+
+
+def _tiles(input_shape: Shape, window: Window) -> Shape:
+    """How many tiles cover the input and the padding before it."""
+    return tuple(
+        max(0, -(-(n + low) // s))
+        for n, low, s in zip(input_shape[1:-1], window.low, window.stride, strict=True)
+    )
+
+
+def _at(a: jax.Array, back: Shape, input_shape: Shape, window: Window) -> jax.Array:
+    """[N, tiles, 1, …, C]: for each tile, a's entry of the window that starts `back` before it."""
+    n, *windows, c = a.shape
+    tiles = _tiles(input_shape, window)
+    config = [(b, t - b - m, 0) for b, t, m in zip(back, tiles, windows, strict=True)]
+    # Of windows that are not there -1 is the winner and nothing the cotangent.
+    fill = jnp.asarray(-1 if jnp.issubdtype(a.dtype, jnp.integer) else 0, a.dtype)
+    a = lax.pad(a, fill, [(0, 0, 0), *config, (0, 0, 0)])
+    return a.reshape(n, *itertools.chain(*((t, 1) for t in tiles)), c)
+
+
+def _tiled(a: jax.Array, window: Window) -> Shape:
+    n, *places, c = a.shape
+    return (n, *itertools.chain(*zip(places[::2], window.stride, strict=True)), c)
+
+
+def _untile(a: jax.Array, input_shape: Shape, window: Window) -> jax.Array:
+    """[N, tiles, stride, …, C] as the input's [N, *S, C]: the padding before it is cut off."""
+    n, *spatial, c = input_shape
+    covered = [t * s for t, s in zip(_tiles(input_shape, window), window.stride, strict=True)]
+    a = a.reshape(n, *covered, c)
+    config = [
+        (-low, m + low - k, 0) for m, low, k in zip(spatial, window.low, covered, strict=True)
+    ]
+    return lax.pad(a, jnp.zeros((), a.dtype), [(0, 0, 0), *config, (0, 0, 0)])

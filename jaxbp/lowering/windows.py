@@ -1,0 +1,43 @@
+"""Sums over windows as XLA's windowed reduction: for windows too large to write out."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from jaxbp.arguments import Shape, sum_dtype
+from jaxbp.lowering.slices import pad
+from jaxbp.window import Window
+
+
+def sum_pool(x: jax.Array, window: Window) -> jax.Array:
+    """y[N, *S_out, C]: the sum of each window's cells, in float32 at least."""
+    x = pad(x.astype(sum_dtype(x.dtype)), window, 0)
+    return _sum(x, window.size, window.stride, window.dilation)
+
+
+def sum_pool_grad(dy: jax.Array, input_shape: Shape, window: Window) -> jax.Array:
+    """dx[N, *S, C]: a place gets the sum of dy, dilated by the stride, over the windows it is in."""
+    wide = dy.astype(sum_dtype(dy.dtype))
+    config = []
+    for n, m, span, low, stride in zip(
+        input_shape[1:-1], dy.shape[1:-1], window.span, window.low, window.stride, strict=True
+    ):
+        before, reach = span - 1 - low, stride * (m - 1) + 1 if m else 0
+        config.append((before, n + span - 1 - reach - before, stride - 1))
+    wide = lax.pad(wide, jnp.zeros((), wide.dtype), [(0, 0, 0), *config, (0, 0, 0)])
+    return _sum(wide, window.size, (1,) * len(window.size), window.dilation).astype(dy.dtype)
+
+
+def _sum(x: jax.Array, size: Shape, stride: Shape, dilation: Shape) -> jax.Array:
+    return lax.reduce_window(
+        x,
+        np.zeros((), x.dtype),
+        lax.add,
+        (1, *size, 1),
+        (1, *stride, 1),
+        "VALID",
+        window_dilation=(1, *dilation, 1),
+    )
