@@ -153,9 +153,14 @@ def is_jaxpr(value: Any) -> bool:
     return isinstance(value, Jaxpr | ClosedJaxpr)
 
 
+def opened(jaxpr: Any) -> Jaxpr:
+    """Return the jaxpr without its constants."""
+    return getattr(jaxpr, "jaxpr", jaxpr)
+
+
 def is_closed(jaxpr: Any) -> bool:
     """Return whether constants come with the jaxpr in an object of its own (before jax 0.12)."""
-    return jaxpr.jaxpr is not jaxpr if hasattr(jaxpr, "jaxpr") else False
+    return opened(jaxpr) is not jaxpr
 
 
 def jaxprs_in(equation: JaxprEqn) -> Iterator[tuple[str, Any]]:

@@ -1,0 +1,229 @@
+"""Recognise `conv_general_dilated`, in every layout, as one of the rules' sums.
+
+The sums (3.5) and (3.6) are one: a kernel gradient is a convolution whose kernel is δ, with
+examples and channels exchanged. Which of the two a convolution is read as decides only in which
+order it is summed, and two things tell which it is: δ is larger than the kernel that comes out, and
+what plays the examples lies behind what plays the channels.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.extend.core import JaxprEqn
+
+from jaxbp.arguments import Shape
+from jaxbp.recognise.finding import Rule, avals, sizes
+from jaxbp.rules.conv import conv, conv_kernel_grad, conv_transpose
+from jaxbp.window import Pairs
+
+
+class Options(NamedTuple):
+    """What `conv_general_dilated` takes beside its operands; axes are [N, C, *S] and [O, I, *K]."""
+
+    lhs_axes: Shape
+    rhs_axes: Shape
+    out_axes: Shape
+    strides: Shape
+    padding: Pairs
+    lhs_dilation: Shape
+    rhs_dilation: Shape
+    groups: int
+    batch_groups: int
+
+
+def options(equation: JaxprEqn) -> Options:
+    """Return the equation's options."""
+    p = equation.params
+    numbers = p["dimension_numbers"]
+    return Options(
+        tuple(numbers.lhs_spec),
+        tuple(numbers.rhs_spec),
+        tuple(numbers.out_spec),
+        tuple(p["window_strides"]),
+        tuple((low, high) for low, high in p["padding"]),
+        tuple(p["lhs_dilation"]),
+        tuple(p["rhs_dilation"]),
+        p["feature_group_count"],
+        p["batch_group_count"],
+    )
+
+
+def describe(equation: JaxprEqn) -> str:
+    """The convolution in words: its layout, its kernel and channels, and whatever is unusual."""
+    o = options(equation)
+    x, w = avals(equation)
+    letters = dict(zip(o.lhs_axes, "NC" + "S" * len(o.strides), strict=True))
+    kernel = [w.shape[axis] for axis in o.rhs_axes[2:]]
+    words = [
+        f"{sizes(kernel)} convolution of {''.join(letters[a] for a in sorted(letters))}",
+        f"{x.shape[o.lhs_axes[1]]}→{w.shape[o.rhs_axes[0]]}",
+    ]
+    for name, value in (
+        ("stride", o.strides),
+        ("lhs dilation", o.lhs_dilation),
+        ("dilation", o.rhs_dilation),
+        ("groups", (o.groups,)),
+        ("batch groups", (o.batch_groups,)),
+    ):
+        if set(value) - {1}:
+            words.append(f"{name} {sizes(value)}")
+    return ", ".join(words)
+
+
+def unfit(equation: JaxprEqn) -> str:
+    """Return why no rule can stand for this convolution, or an empty string."""
+    o = options(equation)
+    p = equation.params
+    x, w = avals(equation)
+    axes = len(o.strides)
+    if not 1 <= axes <= 3:
+        return f"it has {axes} spatial axes, the rules have one to three"
+    if x.dtype != w.dtype or not jnp.issubdtype(x.dtype, jnp.floating):
+        return f"its operands are {x.dtype} and {w.dtype}, not of one real floating dtype"
+    if not _is_default(p["precision"]):
+        wanted = " and ".join(sorted({str(a) for a in _each(p["precision"])}))
+        return f"it asks for precision {wanted}, which the rules cannot keep"
+    if p["preferred_element_type"] not in (None, x.dtype):
+        return f"it asks for a result in {p['preferred_element_type']}"
+    if p.get("out_sharding") is not None:
+        return "it asks for a sharding of its result"
+    if 0 in (*x.shape, *w.shape, *equation.outvars[0].aval.shape):
+        return "it is empty"
+    if set(o.lhs_dilation) != {1} and set(o.strides) != {1}:
+        return "it has strides and a dilated input at once"
+    if o.batch_groups != 1 and set(o.lhs_dilation) != {1}:
+        return "it has batch groups and a dilated input at once"
+    if _is_kernel_grad(equation) and (o.groups != 1 or set(o.lhs_dilation) != {1}):
+        return "it reads as a kernel gradient with groups or of a transposed convolution"
+    spatial = [x.shape[axis] for axis in o.lhs_axes[2:]]
+    if any(n + low + high < 0 for n, (low, high) in zip(spatial, o.padding, strict=True)):
+        return "its padding crops more than there is"
+    return ""
+
+
+def rule(equation: JaxprEqn) -> Rule:
+    """Return the rule that stands for this convolution, which must not be unfit for one."""
+    o = options(equation)
+    if set(o.lhs_dilation) != {1}:
+        return Rule("conv_transpose", partial(jaxbp_conv_transpose, options=o))
+    if _is_kernel_grad(equation):
+        return Rule("conv_kernel_grad", partial(jaxbp_conv_kernel_grad, options=o))
+    return Rule("conv", partial(jaxbp_conv, options=o))
+
+
+def _is_kernel_grad(equation: JaxprEqn) -> bool:
+    o = options(equation)
+    kernel = math.prod(equation.invars[1].aval.shape[axis] for axis in o.rhs_axes[2:])
+    exchanged = o.lhs_axes[0] > o.lhs_axes[1]
+    return exchanged and kernel > math.prod(
+        equation.outvars[0].aval.shape[axis] for axis in o.out_axes[2:]
+    )
+
+
+def _is_default(precision: Any) -> bool:
+    return all(p in (None, lax.Precision.DEFAULT) for p in _each(precision))
+
+
+def _each(precision: Any) -> tuple[Any, ...]:
+    return precision if isinstance(precision, tuple) else (precision,)
+
+
+@partial(jax.jit, static_argnames="options")
+def jaxbp_conv(x: jax.Array, w: jax.Array, *, options: Options) -> jax.Array:
+    """`conv_general_dilated` as a convolution."""
+    x, w = channels_last(x, w, options)
+    return back(conv(x, w, **window(options)), options)
+
+
+@partial(jax.jit, static_argnames="options")
+def jaxbp_conv_transpose(x: jax.Array, w: jax.Array, *, options: Options) -> jax.Array:
+    """`conv_general_dilated` with a dilated input, as a transposed convolution."""
+    x, w = channels_last(x, w, options)
+    y = conv_transpose(
+        x,
+        transposed_kernel(w, options.groups),
+        stride=options.lhs_dilation,
+        padding=options.padding,
+        dilation=options.rhs_dilation,
+        groups=options.groups,
+    )
+    return back(y, options)
+
+
+@partial(jax.jit, static_argnames="options")
+def jaxbp_conv_kernel_grad(lhs: jax.Array, rhs: jax.Array, *, options: Options) -> jax.Array:
+    """`conv_general_dilated` as a kernel gradient: of x and δ, stride and dilation exchanged."""
+    c, n, *spatial = options.lhs_axes
+    x = jnp.transpose(lhs, (n, *spatial, c))
+    features, n, *spatial = options.rhs_axes
+    dy = jnp.transpose(rhs, (n, *spatial, features))
+    size, padding = [], []
+    for length, m, (low, high), stride, dilation in zip(
+        x.shape[1:-1],
+        dy.shape[1:-1],
+        options.padding,
+        options.rhs_dilation,
+        options.strides,
+        strict=True,
+    ):
+        reach = stride * (m - 1) + 1
+        k = (length + low + high - reach) // dilation + 1
+        size.append(k)
+        padding.append((low, reach + dilation * (k - 1) - length - low))
+    groups = options.batch_groups
+    dw = conv_kernel_grad(
+        x,
+        dy,
+        (*size, x.shape[-1] // groups, dy.shape[-1]),
+        stride=options.rhs_dilation,
+        padding=padding,
+        dilation=options.strides,
+        groups=groups,
+    )
+    return back(jnp.moveaxis(dw, -2, 0), options)
+
+
+def window(o: Options) -> dict[str, Any]:
+    """Return what `conv` takes beside its operands."""
+    return {
+        "stride": o.strides,
+        "padding": o.padding,
+        "dilation": o.rhs_dilation,
+        "groups": o.groups * o.batch_groups,
+    }
+
+
+def channels_last(x: jax.Array, w: jax.Array, o: Options) -> tuple[jax.Array, jax.Array]:
+    """Return the operands as [N, *S, C] and [*K, C // groups, O]."""
+    n, c, *spatial = o.lhs_axes
+    x = jnp.transpose(x, (n, *spatial, c))
+    features, inputs, *kernel = o.rhs_axes
+    w = jnp.transpose(w, (*kernel, inputs, features))
+    if o.batch_groups != 1:  # examples of group g meet outputs of group g: make them channels
+        g = o.batch_groups
+        x = jnp.moveaxis(x.reshape(g, x.shape[0] // g, *x.shape[1:]), 0, -2)
+        x = x.reshape(*x.shape[:-2], -1)
+    return x, w
+
+
+def back(y: jax.Array, o: Options) -> jax.Array:
+    """Return [N, *S, O] in the layout that was asked for."""
+    n, features, *spatial = o.out_axes
+    axes = [0] * y.ndim
+    for place, axis in enumerate((n, *spatial, features)):
+        axes[axis] = place
+    return jnp.transpose(y, axes)
+
+
+def transposed_kernel(w: jax.Array, groups: int) -> jax.Array:
+    """[*K, C // groups, O] -> [*K, O // groups, C], turned: the kernel whose adjoint this is."""
+    *k, c, features = w.shape
+    w = jnp.flip(w, tuple(range(len(k))))
+    w = jnp.swapaxes(w.reshape(*k, c, groups, features // groups), -3, -1)
+    return w.reshape(*k, features // groups, groups * c)

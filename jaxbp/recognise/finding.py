@@ -1,0 +1,65 @@
+"""What was recognised in a jaxpr: equations, and the rule for them or why there is none."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+from jax._src import config, core
+from jax.extend.core import JaxprEqn, Var
+
+from jaxbp.jaxprs import Atom, Exchange
+
+
+class Rule(NamedTuple):
+    """A rule of jaxbp that does what some equations do."""
+
+    name: str  # the public function's
+    function: Callable[..., jax.Array]  # of the inputs' values
+
+
+class Finding(NamedTuple):
+    """Equations of one jaxpr that a rule could stand for."""
+
+    equations: tuple[int, ...]  # their places in the jaxpr
+    what: str  # the operation in words
+    rule: Rule | None
+    reason: str  # why they are left alone; empty with a rule
+    inputs: tuple[Atom, ...]
+    outputs: tuple[Var, ...]
+
+    def exchange(self, last: JaxprEqn) -> Exchange:
+        """Return the exchange of these equations, the last of them given, for the rule."""
+        assert self.rule is not None
+        avals = [v.aval for v in self.inputs]
+        with last.ctx.manager, _shard_map(avals):
+            program = jax.make_jaxpr(self.rule.function)(*avals)
+        return Exchange(self.equations, self.inputs, self.outputs, program)
+
+
+@contextlib.contextmanager
+def _shard_map(avals: Sequence[Any]) -> Iterator[None]:
+    """Trace as in the body of the shard_map whose axes these values vary over, if there is one.
+
+    An equation remembers the mesh, but neither the names of the axes nor that the shard_map keeps
+    track of what varies; for these JAX has no public switch.
+    """
+    varying = frozenset[str]().union(*(aval.manual_axis_type.varying for aval in avals))
+    sizes = jax.sharding.get_abstract_mesh().shape
+    with (
+        config._check_vma(bool(varying)),
+        core.extend_axis_env_nd([(axis, sizes[axis]) for axis in sorted(varying)]),
+    ):
+        yield
+
+
+def avals(equation: JaxprEqn) -> list[Any]:
+    """The shapes and dtypes of an equation's inputs."""
+    return [v.aval for v in equation.invars]
+
+
+def sizes(shape: Any) -> str:
+    """A shape in words: 3×3."""
+    return "×".join(map(str, shape))

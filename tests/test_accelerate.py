@@ -1,0 +1,658 @@
+"""`accelerate` and `explain`: the same numbers, by the rules, wherever the operations stand."""
+
+import functools
+import inspect
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+from jax.sharding import PartitionSpec as P
+
+from jaxbp.accelerate import accelerate
+from jaxbp.explain import explain
+from jaxbp.rules.conv import conv
+from tests.tolerance import assert_close, assert_trees_close
+
+NHWC = ("NHWC", "HWIO", "NHWC")
+
+
+def random(*shape, seed=0, dtype=None):
+    x = np.random.default_rng(seed).normal(size=shape)
+    return jnp.asarray(x, dtype or jax.dtypes.canonicalize_dtype(float))
+
+
+def rules_of(function, *args):
+    """What `explain` says: the rule of each operation, or "" for one left alone."""
+    return [entry.rule for entry in explain(function, *args).entries]
+
+
+def assert_same(function, *args, terms=2000):
+    """Raise unless value and all gradients are those of the function without us."""
+    fast, slow = value_and_grads((accelerate(function), function), *args)
+    assert_trees_close(fast, slow, terms=terms)
+
+
+def value_and_grads(functions, *args):
+    """Each function's value and the cotangents of all its arguments, compiled in one program."""
+
+    @jax.jit
+    def both(*args):
+        results = []
+        for function in functions:
+            y, back = jax.vjp(function, *args)
+            dy = jnp.cos(jnp.arange(y.size, dtype=y.dtype)).reshape(y.shape)
+            results.append((y, back(dy)))
+        return results
+
+    return both(*args)
+
+
+# ---------------------------------------------------------------- convolution, in every form
+
+CONVOLUTIONS = {
+    "NHWC": ((2, 7, 6, 3), (3, 3, 3, 4), {"dimension_numbers": NHWC}),
+    "NCHW": ((2, 3, 7, 6), (4, 3, 3, 3), {}),
+    "HWNC": ((7, 6, 2, 3), (4, 3, 3, 3), {"dimension_numbers": ("HWNC", "OIHW", "CNHW")}),
+    "CHWN": ((3, 7, 6, 2), (3, 3, 4, 3), {"dimension_numbers": ("CHWN", "IHOW", "HCNW")}),
+    "1-D": ((2, 9, 3), (4, 3, 5), {"dimension_numbers": ("NWC", "WIO", "NWC")}),
+    "1-D NCW": ((2, 3, 9), (5, 3, 4), {"padding": [(2, 1)]}),
+    "3-D": ((2, 2, 5, 4, 6), (3, 2, 2, 3, 1), {"window_strides": (1, 2, 1)}),
+    "strided": ((2, 3, 7, 6), (4, 3, 3, 3), {"window_strides": (2, 3)}),
+    "SAME": ((2, 3, 7, 6), (4, 3, 3, 3), {"padding": "SAME", "window_strides": (2, 2)}),
+    "negative padding": ((2, 3, 9, 9), (4, 3, 3, 3), {"padding": [(-1, 2), (1, -2)]}),
+    "dilated": ((2, 3, 9, 9), (4, 3, 3, 3), {"rhs_dilation": (2, 3)}),
+    "groups": ((2, 4, 7, 6), (6, 2, 3, 3), {"feature_group_count": 2}),
+    "depthwise": ((2, 4, 7, 6), (8, 1, 3, 3), {"feature_group_count": 4}),
+    "batch groups": ((6, 3, 7, 6), (4, 3, 3, 3), {"batch_group_count": 2}),
+    "pointwise": ((2, 7, 6, 3), (1, 1, 3, 4), {"dimension_numbers": NHWC}),
+}
+TRANSPOSED = {
+    "lhs dilation": ((2, 3, 5, 4), (4, 3, 3, 3), {"lhs_dilation": (2, 2)}),
+    "uneven": ((2, 3, 5, 4), (4, 3, 3, 2), {"lhs_dilation": (1, 3), "padding": [(2, 0), (-1, 1)]}),
+    "both dilated": ((2, 3, 7, 4), (4, 3, 3, 3), {"lhs_dilation": (2, 2), "rhs_dilation": (2, 1)}),
+    "grouped": ((2, 4, 5, 4), (6, 2, 3, 3), {"lhs_dilation": (2, 2), "feature_group_count": 2}),
+    "1-D": (
+        (2, 5, 3),
+        (4, 3, 5),
+        {"lhs_dilation": (3,), "dimension_numbers": ("NWC", "WIO", "NWC"), "padding": [(3, 3)]},
+    ),
+}
+CSSN = {"dimension_numbers": ("CHWN", "IHWO", "HWNC")}
+OTHER_SUMS = {
+    "stride 1": ((2, 7, 6, 3), (2, 5, 5, 4), {"padding": [(1, 0), (0, -1)], **CSSN}),
+    "strided": ((2, 9, 9, 3), (2, 4, 4, 4), {"rhs_dilation": (2, 2), **CSSN}),
+    "dilated": ((2, 9, 9, 3), (2, 6, 6, 4), {"window_strides": (2, 2), **CSSN}),
+    "grouped": ((2, 7, 6, 4), (2, 6, 5, 6), {"batch_group_count": 2, **CSSN}),
+}
+
+
+def convolution(options):
+
+    def function(x, w):
+        axes = x.ndim - 2
+        defaults = {"window_strides": (1,) * axes, "padding": [(0, 0)] * axes}
+        return lax.conv_general_dilated(x, w, **{**defaults, **options})
+
+    return function
+
+
+@pytest.mark.parametrize(
+    ("name", "rule"),
+    [
+        *((name, "conv") for name in CONVOLUTIONS),
+        *((name, "conv_transpose") for name in TRANSPOSED),
+        *((name, "conv_kernel_grad") for name in OTHER_SUMS),
+    ],
+)
+def test_convolution(name, rule):
+    cases = {"conv": CONVOLUTIONS, "conv_transpose": TRANSPOSED, "conv_kernel_grad": OTHER_SUMS}
+    x, w, options = cases[rule][name]
+    args = random(*x), random(*w, seed=1)
+    assert rules_of(convolution(options), *args) == [rule]
+    assert_same(convolution(options), *args)
+
+
+LEFT_ALONE = {
+    "precision HIGHEST": ((2, 3, 7, 6), (4, 3, 3, 3), {"precision": "highest"}, np.float32),
+    "a result in float32": (
+        (2, 3, 7, 6),
+        (4, 3, 3, 3),
+        {"preferred_element_type": jnp.float32},
+        jnp.bfloat16,
+    ),
+    "not of one real floating dtype": ((2, 3, 7, 6), (4, 3, 3, 3), {}, np.complex64),
+    "strides and a dilated input": (
+        (2, 3, 7, 6),
+        (4, 3, 3, 3),
+        {"lhs_dilation": (2, 2), "window_strides": (2, 1)},
+        np.float32,
+    ),
+    "0 spatial axes": ((2, 3), (4, 3), {}, np.float32),
+    "empty": ((0, 3, 7, 6), (4, 3, 3, 3), {}, np.float32),
+}
+
+
+@pytest.mark.parametrize("reason", LEFT_ALONE)
+def test_what_no_rule_can_keep_stays_bit_equal(reason):
+    x, w, options, dtype = LEFT_ALONE[reason]
+    args = random(*x, dtype=dtype), random(*w, seed=1, dtype=dtype)
+    function = convolution(options)
+    (entry,) = explain(function, *args).entries
+    assert entry.rule == ""
+    assert reason in entry.reason.replace("Precision.", "")
+    assert str(jax.make_jaxpr(accelerate(function))(*args)) == str(jax.make_jaxpr(function)(*args))
+    np.testing.assert_array_equal(accelerate(function)(*args), function(*args))
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_half_precision_keeps_its_dtype(dtype):
+    args = random(2, 3, 7, 6, dtype=dtype), random(4, 3, 3, 3, seed=1, dtype=dtype)
+    function = convolution({})
+    dx, dw = jax.grad(lambda *a: accelerate(function)(*a).sum(), argnums=(0, 1))(*args)
+    assert dx.dtype == dw.dtype == accelerate(function)(*args).dtype == dtype
+    assert_close(
+        accelerate(function)(*args), function(*(a.astype("float32") for a in args)), terms=27
+    )
+
+
+# ---------------------------------------------------------------- pooling, over any axes
+
+POOLINGS = {
+    "NHWC": ((2, 7, 6, 3), (1, 2, 3, 1), (1, 2, 2, 1), "VALID"),
+    "NCHW": ((2, 3, 7, 6), (1, 1, 2, 3), (1, 1, 2, 2), "SAME"),
+    "one axis": ((2, 7), (1, 3), (1, 2), "VALID"),
+    "bare": ((9,), (3,), (2,), "SAME"),
+    "first and last": ((6, 2, 7), (2, 1, 3), (2, 1, 1), "VALID"),
+    "three axes": ((2, 5, 4, 3, 6), (1, 2, 2, 1, 3), (1, 1, 2, 1, 3), "VALID"),
+    "batch too": ((5, 4, 3), (2, 2, 1), (1, 2, 1), "VALID"),
+    "only strides": ((2, 7, 6, 3), (1, 1, 1, 1), (1, 2, 2, 1), "VALID"),
+    "padded": ((2, 7, 6, 3), (1, 3, 3, 1), (1, 2, 2, 1), [(0, 0), (2, 1), (0, 2), (0, 0)]),
+    "cropped": ((2, 7, 6, 3), (1, 2, 2, 1), (1, 1, 1, 1), [(0, 0), (-1, 1), (0, -2), (0, 0)]),
+}
+
+
+@pytest.mark.parametrize("name", POOLINGS)
+def test_max_pool(name):
+    shape, window, strides, padding = POOLINGS[name]
+    x = random(*shape)
+
+    def function(x):
+        return lax.reduce_window(x, -jnp.inf, lax.max, window, strides, padding)
+
+    assert rules_of(function, x) == ["max_pool"]
+    if name == "cropped":  # whose gradient JAX itself refuses
+        np.testing.assert_array_equal(accelerate(function)(x), function(x))
+    else:
+        assert_same(function, x)
+
+
+@pytest.mark.parametrize("name", POOLINGS)
+def test_sum_over_windows(name):
+    shape, window, strides, padding = POOLINGS[name]
+    x = random(*shape)
+
+    def function(x):
+        return lax.reduce_window(x, 0.0, lax.add, window, strides, padding)
+
+    assert rules_of(function, x) == ["avg_pool"]
+    assert_same(function, x)
+
+
+def test_a_dilated_max_pool_gets_the_gradient_that_jax_refuses(float64):
+    def function(x):
+        return lax.reduce_window(
+            x, -jnp.inf, lax.max, (1, 2), (1, 1), "VALID", window_dilation=(1, 2)
+        )
+
+    x = jnp.asarray([[1.0, 5.0, 2.0, 3.0, 9.0]])
+    np.testing.assert_array_equal(accelerate(function)(x), [[2.0, 5.0, 9.0]])
+    dx = jax.grad(lambda x: accelerate(function)(x).sum())(x)
+    np.testing.assert_array_equal(dx, [[0.0, 1.0, 1.0, 0.0, 1.0]])
+
+
+POOLINGS_LEFT_ALONE = {
+    "not real floating": lambda x: lax.reduce_window(
+        x.astype("int32"), np.iinfo("int32").min, lax.max, (1, 2), (1, 1), "VALID"
+    ),
+    "a minimum": lambda x: lax.reduce_window(x, jnp.inf, lax.min, (1, 2), (1, 1), "VALID"),
+    "input is dilated": lambda x: lax.reduce_window(
+        x, -jnp.inf, lax.max, (1, 2), (1, 1), "VALID", base_dilation=(1, 2)
+    ),
+    "neither a maximum nor a sum": lambda x: lax.reduce_window(
+        x, np.float32(1), lax.mul, (1, 2), (1, 1), "VALID"
+    ),
+}
+
+
+@pytest.mark.parametrize("reason", POOLINGS_LEFT_ALONE)
+def test_pooling_without_a_rule_stays_bit_equal(reason):
+    function, x = POOLINGS_LEFT_ALONE[reason], random(2, 7, dtype="float32")
+    (entry,) = explain(function, x).entries
+    assert reason in entry.reason
+    np.testing.assert_array_equal(accelerate(function)(x), function(x))
+
+
+# ---------------------------------------------------------------- the block
+
+
+def max_pool_2d(x, axes=(1, 2), size=2):
+    window = [size if axis in axes else 1 for axis in range(x.ndim)]
+    return lax.reduce_window(x, -jnp.inf, lax.max, window, window, "VALID")
+
+
+def nhwc(x, w, b):
+    z = lax.conv_general_dilated(x, w, (1, 1), "SAME", dimension_numbers=NHWC)
+    return max_pool_2d(jax.nn.relu(z + b))
+
+
+def haiku_like(x, w, b):
+    z = lax.conv_general_dilated(x, w, (1, 1), "SAME", dimension_numbers=NHWC)
+    return max_pool_2d(jax.nn.relu(z + jnp.broadcast_to(b, z.shape)))
+
+
+def without_bias(x, w, b):
+    z = lax.conv_general_dilated(x, w, (2, 1), "VALID", dimension_numbers=NHWC)
+    return max_pool_2d(jax.nn.relu(z))
+
+
+def pooled_first(x, w, b):
+    z = lax.conv_general_dilated(x, w, (1, 1), "VALID", dimension_numbers=NHWC) + b
+    return jax.nn.relu(max_pool_2d(z))
+
+
+def nchw(x, w, b):
+    x, w = x.transpose(0, 3, 1, 2), w.transpose(3, 2, 0, 1)
+    z = lax.conv_general_dilated(x, w, (1, 1), "SAME") + b[:, None, None]
+    return max_pool_2d(jax.nn.relu(z), axes=(2, 3))
+
+
+def one_example_at_a_time(x, w, b):
+    def one(x):
+        z = nchw_one(x, w) + b[:, None, None]
+        z = jnp.moveaxis(z, 0, -1)
+        return jnp.moveaxis(max_pool_2d(z[None], axes=(1, 2))[0], -1, 0)
+
+    return jax.nn.relu(jax.vmap(one)(x.transpose(0, 3, 1, 2)))
+
+
+def nchw_one(x, w):
+    return lax.conv_general_dilated(x[None], w.transpose(3, 2, 0, 1), (1, 1), "SAME")[0]
+
+
+BLOCKS = [nhwc, haiku_like, without_bias, pooled_first, nchw, one_example_at_a_time]
+
+
+@pytest.mark.parametrize("channels", [5, 1])
+@pytest.mark.parametrize("block", BLOCKS)
+def test_block(block, channels):
+    args = random(2, 6, 7, 3), random(3, 3, 3, channels, seed=1), random(channels, seed=2)
+    assert rules_of(block, *args) == ["conv_relu_max_pool"]
+    assert_same(block, *args)
+
+
+def read_twice(x, w, b):
+    z = lax.conv_general_dilated(x, w, (1, 1), "SAME", dimension_numbers=NHWC) + b
+    return max_pool_2d(jax.nn.relu(z)) + z[:, ::2, ::2][:, :3, :3]
+
+
+def maximum_for_relu(x, w, b):
+    z = lax.conv_general_dilated(x, w, (1, 1), "SAME", dimension_numbers=NHWC) + b
+    return max_pool_2d(jnp.maximum(z, 0))
+
+
+def bias_a_place(x, w, b):
+    z = lax.conv_general_dilated(x, w, (1, 1), "SAME", dimension_numbers=NHWC)
+    return max_pool_2d(jax.nn.relu(z + jnp.arange(7, dtype=z.dtype)[:, None]))
+
+
+def bias_an_example(x, w, b):
+    z = lax.conv_general_dilated(x, w, (1, 1), "SAME", dimension_numbers=NHWC)
+    return max_pool_2d(jax.nn.relu(z + b[:2, None, None, None]))
+
+
+def other_derivative(x, w, b):
+    @jax.custom_jvp
+    def relu(x):
+        return jnp.maximum(x, 0)
+
+    relu.defjvp(lambda x, dx: (relu(*x), dx[0] * 3))
+    z = lax.conv_general_dilated(x, w, (1, 1), "SAME", dimension_numbers=NHWC) + b
+    return max_pool_2d(relu(z))
+
+
+def pooled_over_channels(x, w, b):
+    z = lax.conv_general_dilated(x, w, (1, 1), "SAME", dimension_numbers=NHWC) + b
+    return max_pool_2d(jax.nn.relu(z), axes=(1, 3))
+
+
+NO_BLOCKS = [
+    read_twice,
+    maximum_for_relu,
+    bias_a_place,
+    bias_an_example,
+    other_derivative,
+    pooled_over_channels,
+]
+
+
+@pytest.mark.parametrize("block", NO_BLOCKS)
+def test_what_only_looks_like_a_block(block):
+    args = random(2, 6, 7, 3), random(3, 3, 3, 4, seed=1), random(4, seed=2)
+    if block is maximum_for_relu:  # zeros in, so that the derivative at 0 counts
+        args = (jnp.zeros_like(args[0]), args[1], jnp.zeros_like(args[2]))
+    assert rules_of(block, *args) == ["conv", "max_pool"]
+    assert_same(block, *args)
+
+
+def test_ties_after_relu_go_where_jax_sends_them(float64):
+    # Whole numbers tie often, zeros most of all.
+    rng = np.random.default_rng(3)
+    args = [
+        jnp.asarray(rng.integers(-2, 3, shape), float) for shape in [(4, 8, 8, 2), (3, 3, 2, 3), 3]
+    ]
+    assert_same(nhwc, *args)
+    assert_same(pooled_first, *args)
+
+
+# ---------------------------------------------------------------- where operations stand
+
+
+@jax.custom_vjp
+def anothers_rule(x, w):
+    return convolve(x, w)
+
+
+def _anothers_fwd(x, w):
+    return convolve(x, w), (x, w)
+
+
+def _anothers_bwd(residuals, dy):
+    _, back = jax.vjp(convolve, *residuals)
+    return tuple(2 * d for d in back(dy))
+
+
+def convolve(x, w):
+    return lax.conv_general_dilated(x, w, (1, 1), "SAME", dimension_numbers=NHWC)
+
+
+anothers_rule.defvjp(_anothers_fwd, _anothers_bwd)
+
+
+@jax.custom_jvp
+def anothers_tangent(x, w):
+    return convolve(x, w)
+
+
+anothers_tangent.defjvp(
+    lambda p, t: (convolve(*p), 3 * (convolve(t[0], p[1]) + convolve(p[0], t[1])))
+)
+
+
+def pooled(x, w):
+    return max_pool_2d(jnp.sin(convolve(x, w)))
+
+
+PLACES = {
+    "jit": jax.jit(pooled),
+    "jit in jit": jax.jit(lambda x, w: jax.jit(pooled)(x, w) + 1),
+    "scan": lambda x, w: lax.scan(lambda c, _: (convolve(c, w), pooled(c, w)), x, None, length=2)[
+        1
+    ],
+    "fori": lambda x, w: lax.fori_loop(0, 2, lambda _, c: convolve(c, w), x),
+    "cond": lambda x, w: lax.cond(x.sum() > 0, pooled, lambda x, w: max_pool_2d(x), x, w),
+    "switch": lambda x, w: lax.switch(1, [lambda x, w: x, convolve], x, w),
+    "map": lambda x, w: lax.map(lambda y: pooled(y[None], w)[0], x),
+    "checkpoint": jax.checkpoint(pooled),
+    "dots saved": jax.checkpoint(pooled, policy=jax.checkpoint_policies.dots_saveable),
+    "vmap": lambda x, w: jax.vmap(lambda y: pooled(y[None], w)[0])(x),
+    "vmap of kernels": lambda x, w: jax.vmap(pooled, (None, 0))(x, jnp.stack([w, 2 * w])),
+    "vmap of both": lambda x, w: jax.vmap(pooled)(x[:, None], jnp.stack([w, 2 * w])),
+    "anothers rule": anothers_rule,
+    "anothers tangent": anothers_tangent,
+    "closure": lambda x, w: jax.jit(lambda y: pooled(y, w))(x),
+    "nested": lambda x, w: lax.scan(
+        lambda c, _: (jax.jit(jax.checkpoint(anothers_rule))(c, w), None), x, None, length=2
+    )[0],
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_places(place):
+    args = random(2, 6, 6, 3), random(3, 3, 3, 3, seed=1) / 3
+    found = [rule for rule in rules_of(PLACES[place], *args) if rule]
+    assert "conv" in found
+    # Nothing is left in the traced program but what the rules themselves are made of.
+    assert_same(PLACES[place], *args)
+
+
+def test_while_keeps_its_number_of_rounds(float64):
+    def function(x, w):
+        return lax.while_loop(lambda c: convolve(c, w).max() < 9, lambda c: convolve(c, w), x)
+
+    args = random(2, 6, 6, 3), random(3, 3, 3, 3, seed=1)
+    assert rules_of(function, *args) == ["conv", "conv"]
+    assert_close(accelerate(function)(*args), function(*args), terms=200)
+
+
+def test_both_halves_of_anothers_rule_are_accelerated():
+    args = random(2, 6, 6, 3), random(3, 3, 3, 3, seed=1)
+
+    def traced(function):
+        loss = jax.grad(lambda *a: function(*a).sum(), argnums=(0, 1))
+        return str(jax.make_jaxpr(loss)(*args))
+
+    assert "jaxbp_conv" not in traced(anothers_rule)
+    assert "jaxbp_conv_kernel_grad" in traced(accelerate(anothers_rule))
+
+
+@pytest.mark.parametrize(
+    "transform",
+    [
+        lambda f: jax.jit(f),
+        lambda f: jax.checkpoint(f),
+        lambda f: lambda x, w: jax.vmap(f, (0, None))(x[:, None], w),
+        lambda f: lambda x, w: lax.scan(lambda c, y: (c, f(y, w)), 0, x[:, None])[1],
+        lambda f: accelerate(f),
+    ],
+    ids=["jit", "checkpoint", "vmap", "scan", "accelerate"],
+)
+def test_an_accelerated_function_under_transformations(transform):
+    args = random(2, 6, 6, 3), random(3, 3, 3, 3, seed=1)
+    fast, slow = value_and_grads((transform(accelerate(pooled)), transform(pooled)), *args)
+    assert_trees_close(fast, slow, terms=2000)
+
+
+def test_second_order(float64):
+    args = random(1, 4, 4, 1), random(2, 2, 1, 1, seed=1)
+    gradients = [
+        jax.grad(lambda x, w, f=f: jnp.sum(f(x, w) ** 3), argnums=1)
+        for f in (accelerate(pooled), pooled)
+    ]
+    assert_trees_close(*value_and_grads(gradients, *args), terms=2000)
+
+
+def test_a_gradient_taken_already(float64):
+    args = random(2, 6, 6, 3), random(3, 3, 3, 3, seed=1), random(3, seed=2)
+    gradient = jax.grad(lambda *a: (nhwc(*a) ** 2).sum(), argnums=(0, 1, 2))
+    found = rules_of(gradient, *args)
+    assert sorted(found) == ["conv", "conv", "conv_kernel_grad", "max_pool", "max_pool_grad"]
+    fast, slow = jax.jit(accelerate(gradient))(*args), jax.jit(gradient)(*args)
+    assert_trees_close(fast, slow, terms=2000)
+
+
+def test_forward_mode_raises_jax_s_own_error():
+    args = random(2, 6, 6, 3), random(3, 3, 3, 3, seed=1)
+    with pytest.raises(TypeError, match="forward-mode"):
+        jax.jvp(accelerate(pooled), args, args)
+
+
+@pytest.mark.parametrize("check", [True, False])
+def test_shard_map(check):
+    mesh = jax.make_mesh((2,), ("i",), axis_types=(jax.sharding.AxisType.Auto,))
+    spread = jax.shard_map(
+        pooled, mesh=mesh, in_specs=(P("i"), P()), out_specs=P("i"), check_vma=check
+    )
+    args = random(4, 6, 6, 3), random(3, 3, 3, 3, seed=1)
+    assert rules_of(spread, *args) == ["conv", "max_pool"]
+    assert_same(spread, *args)
+    inside = jax.shard_map(
+        accelerate(pooled), mesh=mesh, in_specs=(P("i"), P()), out_specs=P("i"), check_vma=check
+    )
+    assert_trees_close(*value_and_grads((inside, spread), *args), terms=2000)
+
+
+# ---------------------------------------------------------------- what must not change
+
+
+def test_trees_keywords_static_arguments_and_results():
+    def step(params, *, x, train, name="step"):
+        assert train is True
+        y = pooled(x, params["w"])
+        return {"loss": y.sum(), "name": name, "none": None, "train": train, "x": x}
+
+    params, x = {"w": random(3, 3, 3, 3)}, random(2, 6, 6, 3)
+    result = accelerate(step)(params, x=x, train=True)
+    assert (result["name"], result["none"], result["train"]) == ("step", None, True)
+    np.testing.assert_array_equal(result["x"], x)
+
+    def loss(*a, **k):
+        return accelerate(step)(*a, **k)["loss"]
+
+    jitted = jax.jit(jax.grad(loss), static_argnames=("train", "name"))
+    grads = jitted(params, x=x, train=True)
+    right = jax.grad(lambda w: pooled(x, w).sum())(params["w"])
+    assert_close(grads["w"], right, terms=200)
+
+
+def test_name_docstring_and_signature_are_kept():
+    def step(params, x, *, train: bool = False):
+        """Step."""
+
+    fast = accelerate(step)
+    assert (fast.__name__, fast.__doc__) == ("step", "Step.")
+    assert inspect.signature(fast) == inspect.signature(step)
+    accelerate(functools.partial(step, 1))  # which has no name
+
+
+def test_operations_without_rules_stay_bit_equal():
+    def function(x):
+        y = jnp.tanh(x @ x.T)
+        return jax.nn.softmax(y / y.std()), jnp.cumsum(x), jnp.fft.fft(x), x.astype(int)
+
+    x = random(6, 6)
+    assert str(jax.make_jaxpr(accelerate(function))(x)) == str(jax.make_jaxpr(function)(x))
+    for ours, right in zip(accelerate(function)(x), function(x), strict=True):
+        np.testing.assert_array_equal(ours, right)
+
+
+def test_effects_and_their_order_are_kept(capsys):
+    def function(x, w):
+        for name in "ab":
+            jax.debug.print(name + " {x}", x=x[0, 0, 0, 0], ordered=True)
+            x = convolve(x, w)
+        return x
+
+    jax.jit(accelerate(function))(jnp.ones((1, 3, 3, 1)), jnp.ones((1, 1, 1, 1)))
+    jax.effects_barrier()
+    assert re.findall("[ab]", capsys.readouterr().out) == ["a", "b"]
+
+
+def test_names_reach_the_compiled_program():
+    def function(x, w):
+        with jax.named_scope("stem"):
+            return convolve(x, w)
+
+    args = random(2, 6, 6, 3), random(3, 3, 3, 3, seed=1)
+    text = jax.jit(accelerate(function)).lower(*args).as_text(debug_info=True)
+    assert "stem/jit(jaxbp_conv)" in text.replace("pjit", "jit")
+
+
+def test_donation_and_shardings_are_kept():
+    step = jax.jit(lambda x, w: convolve(x, w), donate_argnums=0)
+    (equation,) = jax.make_jaxpr(accelerate(step))(
+        random(2, 6, 6, 3), random(3, 3, 3, 3)
+    ).jaxpr.eqns
+    assert equation.params["donated_invars"] == (True, False)
+
+    mesh = jax.make_mesh((2,), ("i",), axis_types=(jax.sharding.AxisType.Auto,))
+    sharding = jax.sharding.NamedSharding(mesh, P("i"))
+
+    @jax.jit
+    def constrained(x, w):
+        return lax.with_sharding_constraint(convolve(x, w), sharding)
+
+    y = jax.jit(accelerate(constrained))(random(2, 6, 6, 3), random(3, 3, 3, 3))
+    assert y.sharding.is_equivalent_to(sharding, 4)
+
+
+def test_traced_and_compiled_once():
+    traces = 0
+
+    @jax.jit
+    def inner(x, w):
+        nonlocal traces
+        traces += 1
+        return convolve(x, w)
+
+    args = random(2, 6, 6, 3), random(3, 3, 3, 3)
+    step = jax.jit(accelerate(inner))
+    for _ in range(3):
+        step(*args)
+        accelerate(inner)(*args)
+    assert traces == 1
+    assert step._cache_size() == 1
+
+
+def test_own_rules_are_left_alone():
+    def function(x, w):
+        return conv(x, w)
+
+    args = random(2, 6, 6, 3), random(3, 3, 3, 3)
+    (entry,) = explain(function, *args).entries
+    assert entry.reason == "it is a rule of jaxbp already"
+    assert str(jax.make_jaxpr(accelerate(function))(*args)) == str(jax.make_jaxpr(function)(*args))
+
+
+def test_bad_input_is_the_function_s_own_business():
+    def function(x):
+        return x if x.sum() > 0 else -x
+
+    with pytest.raises(jax.errors.ConcretizationTypeError):
+        accelerate(lambda x: function(x + 1))(jnp.ones(3))
+    with pytest.raises(TypeError, match="missing 1 required positional argument"):
+        accelerate(function)()
+    with pytest.raises(TypeError, match="accelerate: fn must be a callable, got 3"):
+        accelerate(3)
+    with pytest.raises(TypeError, match="explain: fn must be a callable, got None"):
+        explain(None)
+
+
+# ---------------------------------------------------------------- explain
+
+
+def test_explain_says_where_and_why(capsys):
+    def model(x, w):
+        y = pooled(x, w)  # the line that explain must find is the one in convolve
+        return lax.conv_general_dilated(
+            y, w, (1, 1), "SAME", (1, 1), (1, 1), NHWC, precision="highest"
+        )
+
+    report = explain(jax.jit(model), random(2, 6, 6, 3), random(3, 3, 3, 3))
+    line = inspect.getsourcelines(convolve)[1] + 1
+    convolution, pooling = report.replaced
+    assert convolution.what == "3×3 convolution of NSSC, 3→3"
+    assert convolution.source.endswith(f"test_accelerate.py:{line}")
+    assert convolution.inside == "jit model"
+    assert pooling.what == "2×2 max-pool, stride 2×2"
+    (left,) = report.left_alone
+    assert "HIGHEST" in left.reason
+    printed = capsys.readouterr().out
+    assert printed == f"{report}\n"
+    assert repr(report) == "<2 replaced, 1 left alone>"
+
+
+def test_explain_with_nothing_to_say():
+    assert "nothing" in str(explain(lambda x: x + 1, jnp.ones(3)))
