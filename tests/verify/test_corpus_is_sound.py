@@ -17,19 +17,21 @@ import pytest
 
 from tests.verify.corpus import CASES, RIGHT, WRONG, Case, Problem
 
-WORDS = set(
-    "scale averaged sign transposed swapped-arguments flipped shifted border local missing-term "
-    "zero one-example not-reduced value fwd-value structure shape dtype nan nonlinear surrogate "
-    "nondeterministic precision second-order vmap jit scan remat shard-map ties overwritten "
-    "unknown".split()
-)
+WORDS = """
+    scale averaged sign transposed swapped-arguments flipped shifted border local missing-term zero
+    one-example not-reduced value fwd-value structure shape dtype nan nonlinear nondeterministic
+    precision second-order vmap jit scan remat shard-map ties overwritten surrogate unknown
+"""
 # 2^-24 is half an epsilon of float32, the coarsest dtype that a right rule computes in inside
 # (float32-inside); no case adds more than a thousand roundings to one another.
 FLOAT32_INSIDE = 1e3 * 2.0**-24
+# An entry so much smaller than its leaf's largest may be what float64 sums have cancelled to.
+CANCELLED = 2.0**-30
 STEP = 1e-6
 # A one-sided difference over STEP of a function with second derivatives below 20.
 SLOPE_ERROR = 20 * STEP
-ULPS_LOST = 8
+# The design allows a rule twice autodiff's own error, and rounds the result once.
+ULPS_LOST = 2
 
 
 class Called:
@@ -40,7 +42,8 @@ class Called:
         paths, self.tree = jax.tree_util.tree_flatten_with_path((problem.args, {**problem.kwargs}))
         self.leaves = [leaf for _, leaf in paths]
         self.is_float = [
-            not isinstance(leaf, (bool, int)) and jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
+            not isinstance(leaf, (bool, int))
+            and jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
             for leaf in self.leaves
         ]
         named = [self._name(problem, path) for path, _ in paths]
@@ -83,7 +86,7 @@ def distances(got: Any, want: Any) -> list[float]:
     """How far each leaf is from the other, relative to the size of each of its entries."""
     apart = []
     for g, w in zip(wide(got), wide(want), strict=True):
-        size = np.maximum(np.abs(w), np.abs(w).max(initial=0) * 2.0**-24)
+        size = np.maximum(np.abs(w), np.abs(w).max(initial=0) * CANCELLED)
         with np.errstate(invalid="ignore", divide="ignore"):
             ratio = np.where(g == w, 0.0, np.abs(g - w) / size)
         apart.append(float(np.nan_to_num(ratio, nan=np.inf).max(initial=0)))
@@ -114,7 +117,7 @@ def shown(where: str) -> list[Case]:
 def test_names_are_unique_and_words_are_the_designs():
     counts = collections.Counter(case.name for case in CASES)
     assert [name for name, count in counts.items() if count > 1] == []
-    assert {word for case in WRONG for word in case.diagnosis} <= WORDS
+    assert {word for case in WRONG for word in case.diagnosis} <= set(WORDS.split())
     assert all(case.diagnosis and case.why and case.twin in counts for case in WRONG)
     assert len(WRONG) >= 60
     tested = set(TESTED)
@@ -136,8 +139,9 @@ def test_right_rule_is_right(case: Case):
 def equal_gradients(rule: Called, plain: Called) -> bool:
     try:
         return not any(differing(rule.gradients(), plain.gradients()))
-    except ValueError as error:  # autodiff does not reverse a while loop
-        assert "while_loop" in str(error)
+    except ValueError as error:
+        if "while_loop" not in str(error):  # which autodiff does not reverse
+            raise
         return False
 
 
@@ -199,7 +203,8 @@ def fits(answer: Any, args: Any) -> bool:
     def same(argument: Any, cotangent: Any) -> bool:
         if not jnp.issubdtype(argument.dtype, jnp.floating):
             return cotangent is None or cotangent.dtype == jax.dtypes.float0
-        return (cotangent.shape, cotangent.dtype) == (argument.shape, argument.dtype)
+        shape, dtype = getattr(cotangent, "shape", None), getattr(cotangent, "dtype", None)
+        return (shape, dtype) == (argument.shape, argument.dtype)
 
     try:
         return all(jax.tree.leaves(jax.tree.map(same, args, answer)))
@@ -240,10 +245,10 @@ def test_wrong_under_jit_only(case: Case):
     assert any(differing(got, want))
 
 
+@pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("case", shown("state"), ids=repr)
 def test_state_changes_the_gradient(case: Case):
-    problem = case.build(0)
-    rule, plain = Called(problem, problem.fn), Called(problem, problem.plain)
+    rule, plain = in_float64(case)
     inputs = [rule.floats(), [2 * x for x in rule.floats()]] * 2
     answers = [(rule.gradients(*x), plain.gradients(*x)) for x in inputs]
     assert any(any(differing(got, want)) for got, want in answers)
@@ -256,10 +261,10 @@ def test_state_changes_the_value(case: Case):
     assert any(differing(rule(*rule.floats()), rule(*rule.floats())))
 
 
+@pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("case", shown("interleaved"), ids=repr)
 def test_state_is_overwritten_by_a_call_in_between(case: Case):
-    problem = case.build(0)
-    rule, plain = Called(problem, problem.fn), Called(problem, problem.plain)
+    rule, plain = in_float64(case)
     outputs, pull = jax.vjp(rule, *rule.floats())
     rule.gradients(*[2 * x for x in rule.floats()])
     assert any(differing(pull(cotangents(outputs)), plain.gradients()))
@@ -327,10 +332,21 @@ def test_digits_are_lost_in_the_given_dtype_only(case: Case):
     k = rule.names.index(case.arguments[0])
     unit = float(jnp.finfo(got[k].dtype).eps) * np.abs(truth[k]).max()
     errors = [np.abs(np.nan_to_num(wide(g)[k], nan=np.inf) - truth[k]).max() for g in (got, usual)]
-    assert errors[0] > max(ULPS_LOST * unit, 4 * errors[1])
+    assert errors[0] > max(ULPS_LOST * unit, 2 * errors[1])
 
 
 TESTED = (
-    "gradient", "kink", "structure", "second-order", "jit", "state", "state-value", "interleaved",
-    "vmap", "fwd-value", "value", "nan", "precision",
+    "gradient",
+    "kink",
+    "structure",
+    "second-order",
+    "jit",
+    "state",
+    "state-value",
+    "interleaved",
+    "vmap",
+    "fwd-value",
+    "value",
+    "nan",
+    "precision",
 )

@@ -1,5 +1,6 @@
 """One entry of the corpus, and the small language in which a family of entries is written."""
 
+import functools
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ Function = Callable[..., Any]
 
 
 class Problem(NamedTuple):
-    """What a checker is handed: `fn(*args, **kwargs)`, and a `reference` where the case needs one."""
+    """What a checker is handed: `fn(*args, **kwargs)`, and a `reference` where one is given."""
 
     fn: Function
     args: tuple[Any, ...]
@@ -55,7 +56,7 @@ class Twin:
 
 
 def rule(forward: Function, fwd: Function, bwd: Function, static: tuple[int, ...] = ()) -> Function:
-    """A fresh `custom_vjp`, so that no cache of an earlier one is met."""
+    """A fresh `custom_vjp`."""
     made = jax.custom_vjp(forward, nondiff_argnums=static)
     made.defvjp(fwd, bwd)
     return made
@@ -157,27 +158,39 @@ class Family:
         make: Callable[[], Function] | None,
         plain: Function | None = None,
     ) -> Callable[[int], Problem]:
+        def function() -> Function:
+            if make is not None:
+                return make()
+            if twin.fwd is None or twin.bwd is None:
+                return twin.forward
+            return rule(twin.forward, twin.fwd, twin.bwd, twin.static)
+
+        # One function for all seeds lets a checker compile once; state must begin anew each time.
+        once = functools.cache(function)
+        stateful = make is not None and plain is not None
+        truth = plain or twin.reference or twin.forward
+
         def build(seed: int) -> Problem:
             rng = np.random.default_rng([zlib.crc32(name.encode()), seed])
-            if make is not None:
-                fn = make()
-            elif twin.fwd is None or twin.bwd is None:
-                fn = twin.forward
-            else:
-                fn = rule(twin.forward, twin.fwd, twin.bwd, twin.static)
-            truth = plain or twin.reference or twin.forward
+            fn = function() if stateful else once()
             return Problem(fn, twin.inputs(rng), twin.kwargs, twin.reference, truth)
 
         return build
 
 
-def normal(rng: np.random.Generator, *shape: int, scale: float = 1.0, dtype: Any = "float32") -> Any:
+def normal(
+    rng: np.random.Generator, *shape: int, scale: float = 1.0, dtype: Any = "float32"
+) -> Any:
     """Normal numbers, float32 in either mode of JAX unless `dtype` says otherwise."""
     return jnp.asarray(rng.normal(size=shape) * scale, dtype=dtype)
 
 
 def uniform(
-    rng: np.random.Generator, *shape: int, low: float = 0.0, high: float = 1.0, dtype: Any = "float32"
+    rng: np.random.Generator,
+    *shape: int,
+    low: float = 0.0,
+    high: float = 1.0,
+    dtype: Any = "float32",
 ) -> Any:
     """Uniform numbers in [low, high)."""
     return jnp.asarray(rng.uniform(low, high, size=shape), dtype=dtype)

@@ -42,16 +42,39 @@ def seen_concrete(x, dy):
 
 
 cases.right("swish", swish, lambda x: (swish(x), x), swish_bwd, small)
-cases.wrong("jit-fast-path", "x", "jit", "a path for traced values lacks a term",
-            bwd=lambda x, dy: (dy * jax.nn.sigmoid(x),) if is_traced(dy) else swish_bwd(x, dy),
-            shows="jit")
-cases.wrong("jit-fast-path-forward", (), "jit", "the forward has another value when traced",
-            forward=lambda x: swish(x) + 1 if is_traced(x) else swish(x),
-            fwd=lambda x: (swish(x) + 1 if is_traced(x) else swish(x), x), shows="jit")
-cases.wrong("jit-python-branch", (), "jit", "the backward branches in Python on a number",
-            bwd=branch_on_cotangent, shows="jit")
-cases.wrong("jit-numpy-residual", (), "jit", "the backward turns its residual into a NumPy array",
-            bwd=seen_concrete, shows="jit")
+cases.wrong(
+    "jit-fast-path",
+    "x",
+    "jit",
+    "a path for traced values lacks a term",
+    bwd=lambda x, dy: (dy * jax.nn.sigmoid(x),) if is_traced(dy) else swish_bwd(x, dy),
+    shows="jit",
+)
+cases.wrong(
+    "jit-fast-path-forward",
+    (),
+    "jit",
+    "the forward has another value when traced",
+    forward=lambda x: swish(x) + 1 if is_traced(x) else swish(x),
+    fwd=lambda x: (swish(x) + 1 if is_traced(x) else swish(x), x),
+    shows="jit",
+)
+cases.wrong(
+    "jit-python-branch",
+    (),
+    "jit",
+    "the backward branches in Python on a number",
+    bwd=branch_on_cotangent,
+    shows="jit",
+)
+cases.wrong(
+    "jit-numpy-residual",
+    (),
+    "jit",
+    "the backward turns its residual into a NumPy array",
+    bwd=seen_concrete,
+    shows="jit",
+)
 
 
 def remembers_constant():
@@ -70,8 +93,14 @@ def remembers_constant():
     return rule(swish, fwd, bwd)
 
 
-cases.wrong("state-first-input", (), ("nondeterministic", "jit"),
-            "the residual is that of the first call", make=remembers_constant, shows="state")
+cases.wrong(
+    "state-first-input",
+    (),
+    ("nondeterministic", "jit"),
+    "the residual is that of the first call",
+    make=remembers_constant,
+    shows="state",
+)
 
 
 def side_channel():
@@ -85,9 +114,15 @@ def side_channel():
     return rule(swish, fwd, lambda _, dy: swish_bwd(kept["x"], dy))
 
 
-cases.wrong("state-side-channel", (), ("nondeterministic", "jit", "scan", "remat"),
-            "the residual goes through a global: a second call in between overwrites it, "
-            "and a traced one leaks", make=side_channel, shows="interleaved")
+cases.wrong(
+    "state-side-channel",
+    (),
+    ("nondeterministic", "jit", "scan", "remat"),
+    "the residual goes through a global: a second call in between overwrites it, "
+    "and a traced one leaks",
+    make=side_channel,
+    shows="interleaved",
+)
 
 
 # State -----------------------------------------------------------------------------------------
@@ -108,12 +143,30 @@ def counts_calls(change):
     return make
 
 
-cases.wrong("state-every-second-call", (), "nondeterministic", "every second call has the sign turned",
-            make=counts_calls(lambda d, n: -d if n % 2 == 0 else d), shows="state")
-cases.wrong("state-decaying", (), "nondeterministic", "the gradient fades with the calls",
-            make=counts_calls(lambda d, n: d / n), shows="state")
-cases.wrong("state-warm-up", (), "nondeterministic", "the first call is right, all later ones doubled",
-            make=counts_calls(lambda d, n: d if n == 1 else 2 * d), shows="state")
+cases.wrong(
+    "state-every-second-call",
+    (),
+    "nondeterministic",
+    "every second call has the sign turned",
+    make=counts_calls(lambda d, n: -d if n % 2 == 0 else d),
+    shows="state",
+)
+cases.wrong(
+    "state-decaying",
+    (),
+    "nondeterministic",
+    "the gradient fades with the calls",
+    make=counts_calls(lambda d, n: d / n),
+    shows="state",
+)
+cases.wrong(
+    "state-warm-up",
+    (),
+    "nondeterministic",
+    "the first call is right, all later ones doubled",
+    make=counts_calls(lambda d, n: d if n == 1 else 2 * d),
+    shows="state",
+)
 
 
 def noisy_bwd():
@@ -147,12 +200,30 @@ def keeps_momentum():
     return rule(swish, lambda x: (swish(x), x), bwd)
 
 
-cases.wrong("state-numpy-noise", (), "nondeterministic", "NumPy noise on the gradient",
-            make=noisy_bwd, shows="state")
-cases.wrong("state-numpy-noise-forward", (), ("nondeterministic", "fwd-value"),
-            "NumPy noise on the value", make=noisy_forward, shows="state-value")
-cases.wrong("state-momentum", (), "nondeterministic", "the last gradient is added to this one",
-            make=keeps_momentum, shows="state")
+cases.wrong(
+    "state-numpy-noise",
+    (),
+    "nondeterministic",
+    "NumPy noise on the gradient",
+    make=noisy_bwd,
+    shows="state",
+)
+cases.wrong(
+    "state-numpy-noise-forward",
+    (),
+    ("nondeterministic", "fwd-value"),
+    "NumPy noise on the value",
+    make=noisy_forward,
+    shows="state-value",
+)
+cases.wrong(
+    "state-momentum",
+    (),
+    "nondeterministic",
+    "the last gradient is added to this one",
+    make=keeps_momentum,
+    shows="state",
+)
 
 
 # Under vmap ------------------------------------------------------------------------------------
@@ -180,8 +251,10 @@ def batched_by(batching):
 
 def with_axis(size, in_batched, x, dy):
     """Both arguments with the mapped axis in front."""
-    return [a if is_batched else jnp.broadcast_to(a, (size, *a.shape))
-            for a, is_batched in zip((x, dy), in_batched, strict=True)]
+    return [
+        a if is_batched else jnp.broadcast_to(a, (size, *a.shape))
+        for a, is_batched in zip((x, dy), in_batched, strict=True)
+    ]
 
 
 def right_batching(size, in_batched, x, dy):
@@ -223,8 +296,9 @@ def callback_bwd(residuals, dy):
         x, w, dy = np.asarray(x), np.asarray(w), np.asarray(dy)
         dx = np.einsum("...no,...io->...ni", dy, w)
         dw = np.einsum("...ni,...no->...io", x, dy)
-        return dx.astype(x.dtype), (np.broadcast_to(dw.mean(tuple(range(dw.ndim - 2))),
-                                                    dw.shape)).astype(w.dtype)
+        return dx.astype(x.dtype), (
+            np.broadcast_to(dw.mean(tuple(range(dw.ndim - 2))), dw.shape)
+        ).astype(w.dtype)
 
     return jax.pure_callback(on_host, shapes, x, w, dy, vmap_method="broadcast_all")
 
@@ -242,9 +316,14 @@ for _name, _batching, _why in (
     ("first", first_batching, "the batching rule takes the first entry for all"),
 ):
     cases.wrong(f"vmap-{_name}", "w", "vmap", _why, bwd=batched_by(_batching), shows="vmap")
-cases.wrong("vmap-host-callback", "w", "vmap",
-            "NumPy on the host averages over the axes in front, which vmap adds",
-            bwd=callback_bwd, shows="vmap")
+cases.wrong(
+    "vmap-host-callback",
+    "w",
+    "vmap",
+    "NumPy on the host averages over the axes in front, which vmap adds",
+    bwd=callback_bwd,
+    shows="vmap",
+)
 
 
 @custom_vmap
@@ -262,10 +341,22 @@ def rowwise_bwd(x, dy):
     return (dy / n - 2 * x * (x * dy).sum() / n**2,)
 
 
-cases.right("rowwise", lambda x: x / (1 + (x * x).sum()), lambda x: (x / (1 + (x * x).sum()), x),
-            rowwise_bwd, lambda rng: (normal(rng, 5),))
-cases.wrong("vmap-forward-sum", (), "vmap", "the forward sums over the mapped axis as well",
-            forward=lambda x: rowwise(x), fwd=lambda x: (rowwise(x), x), shows="vmap")
+cases.right(
+    "rowwise",
+    lambda x: x / (1 + (x * x).sum()),
+    lambda x: (x / (1 + (x * x).sum()), x),
+    rowwise_bwd,
+    lambda rng: (normal(rng, 5),),
+)
+cases.wrong(
+    "vmap-forward-sum",
+    (),
+    "vmap",
+    "the forward sums over the mapped axis as well",
+    forward=lambda x: rowwise(x),
+    fwd=lambda x: (rowwise(x), x),
+    shows="vmap",
+)
 
 
 # At the second order ---------------------------------------------------------------------------
@@ -281,20 +372,45 @@ def energy_bwd(residuals, dy):
     return dz @ w.T, x.T @ dz
 
 
-cases.right("tanh-layer", energy, lambda x, w: (energy(x, w), (x, w, energy(x, w))), energy_bwd,
-            lambda rng: (normal(rng, 3, 2), normal(rng, 2, 3)))
-cases.wrong("second-weights-detached", "x", "second-order", "w is detached in dx",
-            edit={0: lambda d, res, dy: (dy * (1 - res[2] ** 2)) @ lax.stop_gradient(res[1]).T},
-            shows="second-order")
-cases.wrong("second-input-detached", "w", "second-order", "x is detached in dw",
-            edit={1: lambda d, res, dy: lax.stop_gradient(res[0]).T @ (dy * (1 - res[2] ** 2))},
-            shows="second-order")
-cases.wrong("second-cotangent-detached", "x", "second-order", "dy is detached in dx",
-            edit={0: lambda d, res, dy: energy_bwd(res, lax.stop_gradient(dy))[0]},
-            shows="second-order")
-cases.wrong("second-residual-detached", ("x", "w"), "second-order", "y is kept detached by fwd",
-            fwd=lambda x, w: (energy(x, w), (x, w, lax.stop_gradient(energy(x, w)))),
-            shows="second-order")
+cases.right(
+    "tanh-layer",
+    energy,
+    lambda x, w: (energy(x, w), (x, w, energy(x, w))),
+    energy_bwd,
+    lambda rng: (normal(rng, 3, 2), normal(rng, 2, 3)),
+)
+cases.wrong(
+    "second-weights-detached",
+    "x",
+    "second-order",
+    "w is detached in dx",
+    edit={0: lambda d, res, dy: (dy * (1 - res[2] ** 2)) @ lax.stop_gradient(res[1]).T},
+    shows="second-order",
+)
+cases.wrong(
+    "second-input-detached",
+    "w",
+    "second-order",
+    "x is detached in dw",
+    edit={1: lambda d, res, dy: lax.stop_gradient(res[0]).T @ (dy * (1 - res[2] ** 2))},
+    shows="second-order",
+)
+cases.wrong(
+    "second-cotangent-detached",
+    "x",
+    "second-order",
+    "dy is detached in dx",
+    edit={0: lambda d, res, dy: energy_bwd(res, lax.stop_gradient(dy))[0]},
+    shows="second-order",
+)
+cases.wrong(
+    "second-residual-detached",
+    ("x", "w"),
+    "second-order",
+    "y is kept detached by fwd",
+    fwd=lambda x, w: (energy(x, w), (x, w, lax.stop_gradient(energy(x, w)))),
+    shows="second-order",
+)
 
 
 def bad_inner(y):
@@ -304,11 +420,22 @@ def bad_inner(y):
     return inner(y)
 
 
-cases.wrong("second-inner-rule", ("x", "w"), "second-order", "a helper of the backward has a wrong rule",
-            bwd=lambda res, dy: ((dy * bad_inner(res[2])) @ res[1].T,
-                                 res[0].T @ (dy * bad_inner(res[2]))), shows="second-order")
-cases.wrong("second-all-detached", ("x", "w"), "second-order", "all residuals are detached",
-            bwd=lambda res, dy: energy_bwd(lax.stop_gradient(res), dy), shows="second-order")
+cases.wrong(
+    "second-inner-rule",
+    ("x", "w"),
+    "second-order",
+    "a helper of the backward has a wrong rule",
+    bwd=lambda res, dy: ((dy * bad_inner(res[2])) @ res[1].T, res[0].T @ (dy * bad_inner(res[2]))),
+    shows="second-order",
+)
+cases.wrong(
+    "second-all-detached",
+    ("x", "w"),
+    "second-order",
+    "all residuals are detached",
+    bwd=lambda res, dy: energy_bwd(lax.stop_gradient(res), dy),
+    shows="second-order",
+)
 
 
 # The value -------------------------------------------------------------------------------------
@@ -327,19 +454,53 @@ def columns(rng):
 
 
 cases.right("square-plus", affine, lambda x, b: (affine(x, b), x), affine_bwd, columns)
-cases.wrong("fwd-without-bias", (), "fwd-value", "fwd leaves the bias out", shows="fwd-value",
-            fwd=lambda x, b: (x * x, x))
-cases.wrong("fwd-doubled", (), "fwd-value", "fwd returns twice the value", shows="fwd-value",
-            fwd=lambda x, b: (2 * affine(x, b), x))
-cases.wrong("fwd-slightly-off", (), "fwd-value", "fwd is off by a part in a thousand",
-            shows="fwd-value", fwd=lambda x, b: (affine(x, b) * 1.001, x))
-cases.wrong("fwd-bfloat16", (), ("fwd-value", "dtype"), "fwd returns bfloat16", shows="fwd-value",
-            fwd=lambda x, b: (affine(x, b).astype(jnp.bfloat16).astype(x.dtype), x))
-cases.wrong("fwd-one-entry", (), "fwd-value", "one entry of fwd's value is another",
-            shows="fwd-value", fwd=lambda x, b: (affine(x, b).at[1, 1].add(0.5), x))
-cases.wrong("fwd-other-residual-order", ("x",), ("unknown", "missing-term", "swapped-arguments"),
-            "fwd keeps the value where the backward reads x",
-            fwd=lambda x, b: (affine(x, b), affine(x, b)))
+cases.wrong(
+    "fwd-without-bias",
+    (),
+    "fwd-value",
+    "fwd leaves the bias out",
+    shows="fwd-value",
+    fwd=lambda x, b: (x * x, x),
+)
+cases.wrong(
+    "fwd-doubled",
+    (),
+    "fwd-value",
+    "fwd returns twice the value",
+    shows="fwd-value",
+    fwd=lambda x, b: (2 * affine(x, b), x),
+)
+cases.wrong(
+    "fwd-slightly-off",
+    (),
+    "fwd-value",
+    "fwd is off by a part in a thousand",
+    shows="fwd-value",
+    fwd=lambda x, b: (affine(x, b) * 1.001, x),
+)
+cases.wrong(
+    "fwd-bfloat16",
+    (),
+    ("fwd-value", "dtype"),
+    "fwd returns bfloat16",
+    shows="fwd-value",
+    fwd=lambda x, b: (affine(x, b).astype(jnp.bfloat16).astype(x.dtype), x),
+)
+cases.wrong(
+    "fwd-one-entry",
+    (),
+    "fwd-value",
+    "one entry of fwd's value is another",
+    shows="fwd-value",
+    fwd=lambda x, b: (affine(x, b).at[1, 1].add(0.5), x),
+)
+cases.wrong(
+    "fwd-other-residual-order",
+    ("x",),
+    ("unknown", "missing-term", "swapped-arguments"),
+    "fwd keeps the value where the backward reads x",
+    fwd=lambda x, b: (affine(x, b), affine(x, b)),
+)
 
 
 def gelu_exact(x):
@@ -350,15 +511,34 @@ def gelu_tanh(x):
     return x * 0.5 * (1 + jnp.tanh(0.7978845608028654 * (x + 0.044715 * x**3)))
 
 
-cases.right("gelu-referred", gelu_exact, lambda x: (gelu_exact(x), x),
-            lambda x, dy: (jax.vjp(gelu_exact, x)[1](dy)[0],), small, "an explicit reference",
-            reference=lambda x: jax.nn.gelu(x, approximate=False))
-cases.wrong("value-approximate", (), "value", "the tanh approximation against the exact gelu",
-            forward=gelu_tanh, fwd=lambda x: (gelu_tanh(x), x),
-            bwd=lambda x, dy: (jax.vjp(gelu_tanh, x)[1](dy)[0],), shows="value")
-cases.wrong("value-offset", (), "value", "the value is off by a constant, the gradient right",
-            forward=lambda x: gelu_exact(x) + 0.001, fwd=lambda x: (gelu_exact(x) + 0.001, x),
-            shows="value")
+cases.right(
+    "gelu-referred",
+    gelu_exact,
+    lambda x: (gelu_exact(x), x),
+    lambda x, dy: (jax.vjp(gelu_exact, x)[1](dy)[0],),
+    small,
+    "an explicit reference",
+    reference=lambda x: jax.nn.gelu(x, approximate=False),
+)
+cases.wrong(
+    "value-approximate",
+    (),
+    "value",
+    "the tanh approximation against the exact gelu",
+    forward=gelu_tanh,
+    fwd=lambda x: (gelu_tanh(x), x),
+    bwd=lambda x, dy: (jax.vjp(gelu_tanh, x)[1](dy)[0],),
+    shows="value",
+)
+cases.wrong(
+    "value-offset",
+    (),
+    "value",
+    "the value is off by a constant, the gradient right",
+    forward=lambda x: gelu_exact(x) + 0.001,
+    fwd=lambda x: (gelu_exact(x) + 0.001, x),
+    shows="value",
+)
 
 
 def softmax_rows(x):
@@ -366,15 +546,35 @@ def softmax_rows(x):
     return e / e.sum(-1, keepdims=True)
 
 
-cases.right("softmax-referred", softmax_rows, lambda x: (softmax_rows(x), softmax_rows(x)),
-            lambda y, dy: (y * (dy - (y * dy).sum(-1, keepdims=True)),), small,
-            "an explicit reference", reference=lambda x: jax.nn.softmax(x, -1))
-cases.wrong("value-wrong-axis", (), "value", "normalised over the other axis, with the right rule for it",
-            forward=lambda x: softmax_rows(x.T).T, fwd=lambda x: (softmax_rows(x.T).T,) * 2,
-            bwd=lambda y, dy: (y * (dy - (y * dy).sum(0, keepdims=True)),), shows="value")
-cases.wrong("value-unnormalised", (), "value", "not normalised, with the right rule for that",
-            forward=lambda x: jnp.exp(x), fwd=lambda x: (jnp.exp(x),) * 2,
-            bwd=lambda y, dy: (y * dy,), shows="value")
+cases.right(
+    "softmax-referred",
+    softmax_rows,
+    lambda x: (softmax_rows(x), softmax_rows(x)),
+    lambda y, dy: (y * (dy - (y * dy).sum(-1, keepdims=True)),),
+    small,
+    "an explicit reference",
+    reference=lambda x: jax.nn.softmax(x, -1),
+)
+cases.wrong(
+    "value-wrong-axis",
+    (),
+    "value",
+    "normalised over the other axis, with the right rule for it",
+    forward=lambda x: softmax_rows(x.T).T,
+    fwd=lambda x: (softmax_rows(x.T).T,) * 2,
+    bwd=lambda y, dy: (y * (dy - (y * dy).sum(0, keepdims=True)),),
+    shows="value",
+)
+cases.wrong(
+    "value-unnormalised",
+    (),
+    "value",
+    "not normalised, with the right rule for that",
+    forward=lambda x: jnp.exp(x),
+    fwd=lambda x: (jnp.exp(x),) * 2,
+    bwd=lambda y, dy: (y * dy,),
+    shows="value",
+)
 
 
 # Plain functions: autodiff itself is on trial --------------------------------------------------
@@ -387,14 +587,36 @@ def scaled_gradient(x):
 
 cases.right("plain-product", lambda x, w: jnp.sin(x) @ w, None, None, matrices, "no rule at all")
 cases.right("plain-stop-free", lambda x: x * x, None, None, small, "no rule at all")
-cases.wrong("plain-gradient-scaled", "x", ("scale", "surrogate"), "stop_gradient tricks double the slope",
-            make=lambda: lambda x: scaled_gradient(x) ** 2)
-cases.wrong("plain-detached-factor", "x", ("scale", "missing-term"), "one of two factors is detached",
-            make=lambda: lambda x: x * lax.stop_gradient(x))
-cases.right("custom-jvp", lambda x: jnp.log1p(jnp.exp(x)), None, None, small, "a right custom_jvp",
-            make=lambda: jvp_rule(lambda x: jnp.log1p(jnp.exp(x)), jax.nn.sigmoid))
-cases.wrong("custom-jvp-wrong", "x", "scale", "a custom_jvp with a factor too many",
-            make=lambda: jvp_rule(lambda x: jnp.log1p(jnp.exp(x)), lambda x: 3 * jax.nn.sigmoid(x)))
+cases.wrong(
+    "plain-gradient-scaled",
+    "x",
+    ("scale", "surrogate"),
+    "stop_gradient tricks double the slope",
+    make=lambda: lambda x: scaled_gradient(x) ** 2,
+)
+cases.wrong(
+    "plain-detached-factor",
+    "x",
+    ("scale", "missing-term"),
+    "one of two factors is detached",
+    make=lambda: lambda x: x * lax.stop_gradient(x),
+)
+cases.right(
+    "custom-jvp",
+    lambda x: jnp.log1p(jnp.exp(x)),
+    None,
+    None,
+    small,
+    "a right custom_jvp",
+    make=lambda: jvp_rule(lambda x: jnp.log1p(jnp.exp(x)), jax.nn.sigmoid),
+)
+cases.wrong(
+    "custom-jvp-wrong",
+    "x",
+    "scale",
+    "a custom_jvp with a factor too many",
+    make=lambda: jvp_rule(lambda x: jnp.log1p(jnp.exp(x)), lambda x: 3 * jax.nn.sigmoid(x)),
+)
 
 
 def jvp_rule(forward, slope):
@@ -420,12 +642,30 @@ def inside(bwd):
     return make
 
 
-cases.right("rule-inside", head, None, None, matrices, "a right rule inside a plain function",
-            reference=head, make=inside(lambda y, dy: (dy * (1 - y * y),)))
-cases.wrong("rule-inside-wrong", "x", "missing-term", "tanh' is left out, deep inside",
-            make=inside(lambda y, dy: (dy,)))
-cases.wrong("rule-inside-sign", "x", "sign", "a sign, deep inside",
-            make=inside(lambda y, dy: (-dy * (1 - y * y),)))
+cases.right(
+    "rule-inside",
+    head,
+    None,
+    None,
+    matrices,
+    "a right rule inside a plain function",
+    reference=head,
+    make=inside(lambda y, dy: (dy * (1 - y * y),)),
+)
+cases.wrong(
+    "rule-inside-wrong",
+    "x",
+    "missing-term",
+    "tanh' is left out, deep inside",
+    make=inside(lambda y, dy: (dy,)),
+)
+cases.wrong(
+    "rule-inside-sign",
+    "x",
+    "sign",
+    "a sign, deep inside",
+    make=inside(lambda y, dy: (-dy * (1 - y * y),)),
+)
 
 
 def looped(x):
@@ -447,7 +687,20 @@ def looped_with(slope):
     return make
 
 
-cases.right("rule-in-scan", looped, None, None, lambda rng: (uniform(rng, 4, low=0.1, high=1),),
-            "a right rule in the body of a scan", reference=looped, make=looped_with(jnp.cos))
-cases.wrong("rule-in-scan-wrong", "x", ("unknown", "missing-term"), "cos is left out, in a scan's body",
-            make=looped_with(jnp.ones_like))
+cases.right(
+    "rule-in-scan",
+    looped,
+    None,
+    None,
+    lambda rng: (uniform(rng, 4, low=0.1, high=1),),
+    "a right rule in the body of a scan",
+    reference=looped,
+    make=looped_with(jnp.cos),
+)
+cases.wrong(
+    "rule-in-scan-wrong",
+    "x",
+    ("unknown", "missing-term"),
+    "cos is left out, in a scan's body",
+    make=looped_with(jnp.ones_like),
+)

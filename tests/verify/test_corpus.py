@@ -1,0 +1,78 @@
+"""The checker, examined on the corpus: a sample every day, all of it with JAXBP_CORPUS=whole.
+
+`experiments/checker_exam.py` examines it on the whole corpus, beside the checkers of others.
+"""
+
+import functools
+import os
+
+import pytest
+
+from jaxbp.verify import check_vjp
+from jaxbp.verify.report import Report
+from tests.verify.corpus import RIGHT, WRONG, Case
+from tests.verify.corpus.marking import ONLY_THERE, everyday, mark
+
+WHOLE = os.environ.get("JAXBP_CORPUS") == "whole"
+SEEDS = range(1, 20)  # and seed 0, which is checked in full
+AT_A_POINT = ("structure", "gradient", "finite-differences", "kinks", "linear", "nan")
+DIAGNOSED = 0.95
+
+# Of the suspicious right rules, those that have most often misled a checker.
+MISLEADING = (
+    "relu", "abs", "max-pool-ties-first", "max-pool-ties-split", "max-tied", "logits-1e4",
+    "clip-on-bound", "steep-step", "fast-periodic", "log-near-zero", "constant-offset",
+    "sum-of-1e5", "layer-bfloat16", "dense-float16", "float32-inside", "dense-no-rows",
+    "zero-inputs", "standardise-offset", "norm-at-zero", "ill-scaled-leaves",
+    "dropout-explicit-key", "implicit-root", "unused-argument", "close-numbers",
+)  # fmt: skip
+
+wrong_cases = list(WRONG) if WHOLE else everyday(WRONG, each=3)
+right_cases = [case for case in RIGHT if WHOLE or case.name in MISLEADING]
+
+
+def report(case: Case, seed: int, checks: tuple[str, ...] | None) -> Report:
+    problem = case.build(seed)
+    return check_vjp(
+        problem.fn,
+        *problem.args,
+        reference=problem.reference,
+        kwargs=problem.kwargs,
+        seed=seed,
+        checks=checks,
+    )
+
+
+@functools.cache
+def answer(case: Case) -> Report:
+    return report(case, 0, None if WHOLE or case.shows in ONLY_THERE else AT_A_POINT)
+
+
+@pytest.mark.parametrize("case", wrong_cases, ids=repr)
+def test_wrong_rule_is_refuted_and_the_right_argument_blamed(case: Case):
+    found = answer(case)
+    marked = mark(case, found.findings)
+    assert marked.refused, case.why
+    assert marked.blamed, f"{case.arguments} expected\n{found}"
+
+
+def test_mistakes_are_diagnosed():
+    missed = [
+        f"{case.name}: {[f.diagnosis for f in answer(case).findings]}, expected {case.diagnosis}"
+        for case in wrong_cases
+        if not mark(case, answer(case).findings).diagnosed
+    ]
+    assert len(missed) <= (1 - DIAGNOSED) * len(wrong_cases), "\n".join(missed)
+
+
+@pytest.mark.parametrize("case", right_cases, ids=repr)
+def test_right_rule_is_never_refuted(case: Case):
+    full = report(case, 0, None)
+    assert full.ok, str(full)
+    for seed in SEEDS:
+        again = report(case, seed, AT_A_POINT)
+        assert again.ok, f"seed {seed}\n{again}"
+
+
+def test_the_misleading_rules_are_in_the_corpus():
+    assert set(MISLEADING) <= {case.name for case in RIGHT}
