@@ -116,7 +116,7 @@ def _first_sensitivity(
     loss: Callable[[jax.Array, Any], jax.Array], y: jax.Array, t: Any
 ) -> tuple[jax.Array, jax.Array]:
     value, loss_bwd = jax.vjp(lambda y: loss(y, t), y)
-    if value.ndim > 1:
+    if value.shape not in ((), y.shape[:1]):
         expected = "a function that gives a scalar or one value an example"
         raise reject("backprop", "loss", expected, describe(value))
     (dy,) = loss_bwd(jnp.ones_like(value))
