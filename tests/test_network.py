@@ -1,0 +1,330 @@
+"""Layers and networks: shapes, parameters, names, and the pairs that the sweep calls."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxbp
+from jaxbp import layers
+from tests.rules.geometry import default_dtype, numbers
+from tests.tolerance import assert_trees_close
+from tests.transforms import cotangent_like
+
+# Every layer, with an input that it takes and the function that it stands for.
+LAYERS = {
+    "conv": (
+        layers.conv(4, 3, stride=2, groups=2),
+        (2, 5, 4, 2),
+        lambda p, x: jaxbp.conv(x, p["w"], p["b"], stride=2, groups=2),
+    ),
+    "conv without bias": (
+        layers.conv(3, (1, 2), padding="VALID", dilation=(1, 2), bias=False),
+        (2, 3, 4, 2),
+        lambda p, x: jaxbp.conv(x, p["w"], padding="VALID", dilation=(1, 2)),
+    ),
+    "conv 1d": (
+        layers.conv(3, 2, padding=((2, 0),)),
+        (2, 4, 2),
+        lambda p, x: jaxbp.conv(x, p["w"], p["b"], padding=((2, 0),)),
+    ),
+    "conv_transpose": (
+        layers.conv_transpose(4, 2, stride=2, groups=2),
+        (2, 3, 2, 2),
+        lambda p, x: jaxbp.conv_transpose(x, p["w"], p["b"], stride=2, groups=2),
+    ),
+    "conv_transpose without bias": (
+        layers.conv_transpose(2, 3, padding=1, dilation=2, bias=False),
+        (1, 4, 4, 3),
+        lambda p, x: jaxbp.conv_transpose(x, p["w"], padding=1, dilation=2),
+    ),
+    "dense": (layers.dense(3), (2, 4), lambda p, x: jaxbp.dense(x, p["w"], p["b"])),
+    "dense without bias": (
+        layers.dense(3, bias=False),
+        (2, 4),
+        lambda p, x: jaxbp.dense(x, p["w"]),
+    ),
+    "max_pool": (
+        layers.max_pool(3, stride=2, padding="SAME"),
+        (2, 5, 4, 2),
+        lambda p, x: jaxbp.max_pool(x, 3, stride=2, padding="SAME"),
+    ),
+    "max_pool split": (
+        layers.max_pool((2, 2), dilation=2, ties="split"),
+        (2, 5, 4, 2),
+        lambda p, x: jaxbp.max_pool(x, 2, dilation=2, ties="split"),
+    ),
+    "avg_pool": (
+        layers.avg_pool(2, stride=1, padding=1, count_include_pad=False),
+        (2, 3, 3, 2),
+        lambda p, x: jaxbp.avg_pool(x, 2, stride=1, padding=1, count_include_pad=False),
+    ),
+    "global_max_pool": (
+        layers.global_max_pool(),
+        (2, 3, 3, 2),
+        lambda p, x: jaxbp.global_max_pool(x),
+    ),
+    "global_avg_pool": (
+        layers.global_avg_pool(),
+        (2, 3, 3, 2),
+        lambda p, x: jaxbp.global_avg_pool(x),
+    ),
+    "subsample": (
+        layers.subsample(2),
+        (2, 4, 4, 3),
+        lambda p, x: jaxbp.subsample(x, p["beta"], p["b"], 2),
+    ),
+    "combine_maps": (
+        layers.combine_maps(2),
+        (2, 2, 2, 3),
+        lambda p, x: jaxbp.combine_maps(x, p["c"]),
+    ),
+    "sigmoid": (layers.sigmoid(), (2, 3), lambda p, x: jaxbp.sigmoid(x)),
+    "tanh": (layers.tanh(), (2, 3), lambda p, x: jaxbp.tanh(x)),
+    "relu": (layers.relu(), (2, 3), lambda p, x: jaxbp.relu(x)),
+    "leaky_relu": (layers.leaky_relu(0.2), (2, 3), lambda p, x: jaxbp.leaky_relu(x, 0.2)),
+    "elu": (layers.elu(), (2, 3), lambda p, x: jaxbp.elu(x)),
+    "gelu": (layers.gelu(False), (2, 3), lambda p, x: jaxbp.gelu(x, False)),
+    "silu": (layers.silu(), (2, 3), lambda p, x: jaxbp.silu(x)),
+    "softplus": (layers.softplus(), (2, 3), lambda p, x: jaxbp.softplus(x)),
+    "softmax": (layers.softmax(0), (2, 3), lambda p, x: jaxbp.softmax(x, 0)),
+    "log_softmax": (layers.log_softmax(), (2, 3), lambda p, x: jaxbp.log_softmax(x)),
+    "flatten": (layers.flatten(), (2, 3, 1, 2), lambda p, x: x.reshape(2, 6)),
+}
+
+
+def test_every_layer_is_tested():
+    made = {
+        name
+        for name, value in vars(layers).items()
+        if callable(value) and getattr(value, "__module__", None) == layers.__name__
+        if not name.startswith("_")
+    }
+    assert made == {name.split()[0] for name in LAYERS}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_a_layer_is_its_function(name, rng):
+    """apply and forward give the function's value, backward the gradients of jax.grad."""
+    layer, shape, function = LAYERS[name]
+    x = numbers(rng, shape)
+    params = jax.tree.map(
+        lambda p: p + numbers(rng, p.shape, p.dtype), layer.init(jax.random.key(0), shape)
+    )
+    y, pullback = jax.vjp(function, params, x)
+    dy = cotangent_like(y)
+
+    @jax.jit
+    def by_hand(params, x, dy):
+        value, residuals = layer.forward(params, x)
+        return value, layer.backward(residuals, dy)
+
+    value, (dparams, dx) = by_hand(params, x, dy)
+    assert_trees_close(layer.apply(params, x), y, terms=30)
+    assert_trees_close(value, y, terms=30)
+    assert_trees_close((dparams, dx), pullback(dy), terms=30)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_parameters_have_the_dtype_of_the_leg_and_depend_on_the_key(name):
+    layer, shape, _ = LAYERS[name]
+    one, again, other = (layer.init(jax.random.key(seed), shape) for seed in (1, 1, 2))
+    jax.tree.map(np.testing.assert_array_equal, one, again)
+    assert all(p.dtype == default_dtype() for p in jax.tree.leaves(one))
+    for key in {"w", "c"} & one.keys():
+        assert not np.array_equal(one[key], other[key])
+    if "b" in one:
+        np.testing.assert_array_equal(one["b"], np.zeros(one["b"].shape))
+
+
+def test_weights_start_at_a_scale_that_keeps_activations_as_large_as_they_are():
+    """Variance 2 / fan-in: relu halves the second moment, the weights double it."""
+    key = jax.random.key(0)
+    for layer, shape, fan_in in (
+        (layers.dense(500), (1, 200), 200),
+        (layers.conv(500, (3, 2)), (1, 4, 4, 30), 180),
+        (layers.conv(500, (3, 2), groups=2), (1, 4, 4, 60), 180),
+    ):
+        w = layer.init(key, shape)["w"]
+        # 90,000 numbers at least: their mean square errs by about 1 / sqrt(45,000) of itself.
+        np.testing.assert_allclose(jnp.mean(w**2) * fan_in, 2, rtol=0.03)
+
+
+def lenet():
+    return jaxbp.sequential(
+        layers.conv(2, 3),
+        layers.relu(),
+        layers.max_pool(2),
+        layers.conv(3, 3, padding="VALID"),
+        layers.relu(),
+        layers.flatten(),
+        layers.dense(4),
+        layers.tanh(),
+        layers.dense(2),
+    )
+
+
+SHAPE = (2, 6, 6, 1)
+
+
+def test_a_network_names_its_layers_by_kind_and_number():
+    params = lenet().init(jax.random.key(0), SHAPE)
+    assert jax.tree.map(jnp.shape, params) == {
+        "conv1": {"w": (3, 3, 1, 2), "b": (2,)},
+        "conv2": {"w": (3, 3, 2, 3), "b": (3,)},
+        "dense1": {"w": (3, 4), "b": (4,)},
+        "dense2": {"w": (4, 2), "b": (2,)},
+    }
+    # Two layers of one shape start apart.
+    twins = jaxbp.sequential(layers.dense(3), layers.dense(3)).init(jax.random.key(0), (1, 3))
+    assert not np.array_equal(twins["dense1"]["w"], twins["dense2"]["w"])
+
+
+def test_a_network_is_a_layer(rng):
+    """(3.4) a network within a network gives what its layers in a row give."""
+    inner = jaxbp.sequential(layers.dense(4), layers.tanh())
+    nested = jaxbp.sequential(inner, layers.dense(2), jaxbp.sequential(layers.sigmoid()))
+    flat = jaxbp.sequential(layers.dense(4), layers.tanh(), layers.dense(2), layers.sigmoid())
+    own = nested.init(jax.random.key(0), (3, 5))
+    assert own.keys() == {"network1", "dense1"}
+    params = {"dense1": own["network1"]["dense1"], "dense2": own["dense1"]}
+    x = numbers(rng, (3, 5))
+    np.testing.assert_array_equal(nested.apply(own, x), flat.apply(params, x))
+    y, residuals = nested.forward(own, x)
+    grads, dx = nested.backward(residuals, jnp.ones_like(y))
+    y, residuals = flat.forward(params, x)
+    flat_grads, flat_dx = flat.backward(residuals, jnp.ones_like(y))
+    np.testing.assert_array_equal(dx, flat_dx)
+    np.testing.assert_array_equal(grads["network1"]["dense1"]["w"], flat_grads["dense1"]["w"])
+    np.testing.assert_array_equal(grads["dense1"]["w"], flat_grads["dense2"]["w"])
+
+
+def test_backward_gives_a_tree_like_the_parameters(rng):
+    """(3.4): and the gradients of jax.grad, by the network's own forward and backward."""
+    network = lenet()
+    params = network.init(jax.random.key(0), SHAPE)
+    x = numbers(rng, SHAPE)
+
+    @jax.jit
+    def by_hand(params, x, dy):
+        y, residuals = network.forward(params, x)
+        return y, network.backward(residuals, dy)
+
+    y, pullback = jax.vjp(network.apply, params, x)
+    dy = cotangent_like(y)
+    value, cotangents = by_hand(params, x, dy)
+    assert_trees_close(value, y, terms=100)
+    assert_trees_close(cotangents, pullback(dy), terms=100)
+
+
+def test_an_empty_network_is_the_identity(rng):
+    network = jaxbp.sequential()
+    x = numbers(rng, (2, 3))
+    assert network.init(jax.random.key(0), x.shape) == {}
+    assert network.apply({}, x) is x
+    y, residuals = network.forward({}, x)
+    assert network.backward(residuals, y) == ({}, x)
+
+
+def test_anybodys_layer_takes_its_place(rng):
+    """The four functions are enough; the name is a default."""
+    double = jaxbp.Layer(
+        lambda key, shape: {},
+        lambda params, x: 2 * x,
+        lambda params, x: (2 * x, None),
+        lambda residuals, dy: ({}, 2 * dy),
+    )
+    network = jaxbp.sequential(layers.dense(3), double)
+    x = numbers(rng, (2, 4))
+    params = network.init(jax.random.key(0), x.shape)
+    np.testing.assert_array_equal(network.apply(params, x), 2 * jaxbp.dense(x, **params["dense1"]))
+    y, residuals = network.forward(params, x)
+    assert_trees_close(
+        network.backward(residuals, jnp.ones_like(y)),
+        jax.vjp(network.apply, params, x)[1](jnp.ones_like(y)),
+        terms=10,
+    )
+    init, apply, forward, backward = double  # a tuple of four, as its signature says
+    assert apply({}, 1.0) == forward({}, 1.0)[0] == backward(None, 1.0)[1] == 2
+    assert init(None, ()) == {}
+
+
+def test_a_batch_of_none():
+    network = lenet()
+    params = network.init(jax.random.key(0), SHAPE)
+    x = jnp.zeros((0, *SHAPE[1:]))
+    y, residuals = network.forward(params, x)
+    grads, dx = network.backward(residuals, y)
+    assert (y.shape, dx.shape) == ((0, 2), x.shape)
+    jax.tree.map(lambda g, p: np.testing.assert_array_equal(g, jnp.zeros_like(p)), grads, params)
+
+
+KEY = jax.random.key(0)
+
+BAD_CALLS = {
+    "a layer not called": (
+        lambda: jaxbp.sequential(layers.relu),
+        r"sequential: layers\[0\]",
+        TypeError,
+    ),
+    "a function": (
+        lambda: jaxbp.sequential(layers.relu(), jnp.tanh),
+        r"sequential: layers\[1\]",
+        TypeError,
+    ),
+    "None": (lambda: jaxbp.sequential(None), r"sequential: layers\[0\]", TypeError),
+    "features zero": (lambda: layers.dense(0), "layers.dense: features", ValueError),
+    "features a float": (lambda: layers.conv(2.0, 3), "layers.conv: features", TypeError),
+    "groups zero": (lambda: layers.conv(2, 3, groups=0), "layers.conv: groups", ValueError),
+    "bias an int": (lambda: layers.conv(2, 3, bias=1), "layers.conv: bias", TypeError),
+    "kernel of another rank": (
+        lambda: layers.conv(2, (3, 3, 3)).init(KEY, SHAPE),
+        "layers.conv: kernel",
+        ValueError,
+    ),
+    "kernel a float": (
+        lambda: layers.conv_transpose(2, 3.0).init(KEY, SHAPE),
+        "layers.conv_transpose: kernel",
+        TypeError,
+    ),
+    "input_shape an int": (lambda: lenet().init(KEY, 6), "sequential: input_shape", TypeError),
+    "input_shape negative": (
+        lambda: lenet().init(KEY, (2, -6, 6, 1)),
+        "sequential: input_shape",
+        ValueError,
+    ),
+    "params of another network": (
+        lambda: lenet().apply({"conv9": {}}, jnp.ones(SHAPE)),
+        "sequential: params",
+        ValueError,
+    ),
+    "params a list": (
+        lambda: lenet().forward([], jnp.ones(SHAPE)),
+        "sequential: params",
+        ValueError,
+    ),
+    "params missing": (
+        lambda: lenet().apply({}, jnp.ones(SHAPE)),
+        "layers.conv: params",
+        ValueError,
+    ),
+    "params without bias": (
+        lambda: layers.dense(2).apply({"w": jnp.ones((3, 2))}, jnp.ones((1, 3))),
+        "layers.dense: params",
+        ValueError,
+    ),
+    "params with too much": (
+        lambda: layers.dense(2, bias=False).apply(
+            {"w": jnp.ones((3, 2)), "b": jnp.ones(2)}, jnp.ones((1, 3))
+        ),
+        "layers.dense: params",
+        ValueError,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD_CALLS)
+def test_bad_input_is_refused_by_name(name):
+    call, start, kind = BAD_CALLS[name]
+    with pytest.raises(kind, match=rf"^{start} must be .*, got .+"):
+        call()
