@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
-import jax
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
 from jax.extend.core.primitives import custom_vjp_call_p
 from jax.extend.linear_util import WrappedFun, wrap_init
@@ -124,8 +123,4 @@ def _edit(equation: JaxprEqn) -> JaxprEqn:
     return equation.replace(params=params)
 
 
-def _context() -> Hashable:
-    return jax.config.jax_enable_x64
-
-
-_rewrite = Rewriter(_rules, enters, _edit, _context)
+_rewrite = Rewriter(_rules, enters, _edit)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -151,7 +151,8 @@ def _where(entry: Entry) -> str:
 def _source(equation: JaxprEqn) -> str:
     """Return "file:line" of the innermost frame that is the user's."""
     traceback = equation.source_info.traceback
-    for frame in traceback.frames if traceback is not None else ():
+    frames: Iterable[Any] = () if traceback is None else traceback.frames
+    for frame in frames:
         if not frame.file_name.startswith(_foreign()):
             return f"{_short(frame.file_name)}:{frame.line_num}"
     return ""
@@ -175,7 +176,7 @@ def _short(path: str) -> str:
     return str(Path(path).relative_to(here)) if Path(path).is_relative_to(here) else path
 
 
-def _table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
+def _table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:
     widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
     return [
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax._src.config import trace_context
 from jax.core import eval_jaxpr
 from jax.extend.core import ClosedJaxpr, DropVar, Jaxpr, JaxprEqn, Literal, Var
 
@@ -64,9 +65,10 @@ def _as_jax(tree: Any) -> Any:
     if not any(numbers):
         return tree
     with jax.ensure_compile_time_eval():
-        return structure.unflatten(
+        leaves = [
             jnp.asarray(x) if is_number else x for x, is_number in zip(leaves, numbers, strict=True)
-        )
+        ]
+    return jax.tree.unflatten(structure, leaves)
 
 
 class Rewriter:
@@ -75,8 +77,7 @@ class Rewriter:
     `exchange(jaxpr)` gives what to exchange on one level, `enter(equation)` says whether to look
     into the parameters of an equation that stays, and `edit(equation)` may change what else it
     holds. A jaxpr in which nothing changes comes back as the same object, and one seen before is
-    not looked at again, so that jit finds in its caches what it would have found there. `context`
-    names whatever else the three depend on.
+    not looked at again, so that jit finds in its caches what it would have found there.
     """
 
     def __init__(
@@ -84,12 +85,10 @@ class Rewriter:
         exchange: Callable[[Jaxpr], Iterable[Exchange]],
         enter: Callable[[JaxprEqn], bool] = lambda _: True,
         edit: Callable[[JaxprEqn], JaxprEqn] = lambda equation: equation,
-        context: Callable[[], Hashable] = lambda: None,
     ) -> None:
         self._exchange = exchange
         self._enter = enter
         self._edit = edit
-        self._context = context
         # None stands for "the same", since a value that held its own key would never be freed.
         self._seen: weakref.WeakKeyDictionary[Any, dict[Hashable, Any]] = (
             weakref.WeakKeyDictionary()
@@ -98,7 +97,7 @@ class Rewriter:
     def __call__(self, jaxpr: Any) -> Any:
         """Return the jaxpr, open or closed, with the same inputs and the same types of results."""
         seen = self._seen.setdefault(jaxpr, {})
-        context = self._context()
+        context = trace_context()  # what jit itself takes into its key: float64, forced strategies
         if context not in seen:
             new = self._rewrite(jaxpr)
             seen[context] = None if new is jaxpr else new

@@ -32,7 +32,7 @@ from jax.extend.core.primitives import (
 from jaxbp.arguments import Shape
 from jaxbp.jaxprs import Atom, opened
 from jaxbp.recognise import conv, pool
-from jaxbp.recognise.finding import Finding, Rule
+from jaxbp.recognise.finding import Finding, Rule, aval, avals, out_shape
 from jaxbp.rules.block import conv_relu_max_pool
 
 Label = str | int | None
@@ -61,7 +61,8 @@ class Reader(NamedTuple):
     def of(cls, jaxpr: Jaxpr) -> Reader:
         """Return who reads and writes in this jaxpr."""
         reads = Counter(v for v in jaxpr.outvars if isinstance(v, Var))
-        readers, writers = {}, {}
+        readers: dict[Var, int] = {}
+        writers: dict[Var, int] = {}
         for place, equation in enumerate(jaxpr.eqns):
             for v in equation.invars:
                 if isinstance(v, Var):
@@ -77,7 +78,7 @@ def find(place: int, reader: Reader) -> Finding | None:
     o = conv.options(start)
     if start.primitive is not conv_general_dilated_p or set(o.lhs_dilation) != {1}:
         return None
-    labels = _drop_ones(_conv_labels(o), start.outvars[0].aval.shape)
+    labels = _drop_ones(_conv_labels(o), out_shape(start))
     bias: Atom | None = None
     window: dict[str, Any] | None = None
     active = False
@@ -89,9 +90,9 @@ def find(place: int, reader: Reader) -> Finding | None:
             return None
         place = reader.readers[result]
         equation = reader.equations[place]
-        shape = equation.outvars[0].aval.shape
+        shape = out_shape(equation)
         if equation.primitive in RESHAPES:
-            moved = _reshape(labels, result.aval.shape, shape)
+            moved = _reshape(labels, aval(result).shape, shape)
             if moved is None:
                 return None
             labels = moved
@@ -114,7 +115,7 @@ def find(place: int, reader: Reader) -> Finding | None:
         places.append(place)
         (result,) = equation.outvars
         labels = _drop_ones(labels, shape)
-    made = Options(o, window["window"], window["stride"], labels, result.aval.shape)
+    made = Options(o, window["window"], window["stride"], labels, aval(result).shape)
     inputs = (*start.invars, *(() if bias is None else (bias,)))
     what = ", ".join(
         (
@@ -226,10 +227,10 @@ def _bias(
 ) -> tuple[Any, ...] | None:
     """Return what is added to each output channel, and the place of an equation that spread it."""
     bias = equation.invars[1 if equation.invars[0] is result else 0]
-    features = start.invars[1].aval.shape[o.rhs_axes[0]]
-    if bias.aval.dtype != result.aval.dtype:
+    features = avals(start)[1].shape[o.rhs_axes[0]]
+    if aval(bias).dtype != aval(result).dtype:
         return None
-    axes = range(len(bias.aval.shape))
+    axes = range(len(aval(bias).shape))
     spread: tuple[int, ...] = ()
     if not isinstance(bias, Literal) and bias in reader.writers:
         writer = reader.equations[reader.writers[bias]]
@@ -238,7 +239,7 @@ def _bias(
                 spread = (reader.writers[bias],)
             axes = writer.params["broadcast_dimensions"]
             (bias,) = writer.invars
-    long = [axis for axis, n in zip(axes, bias.aval.shape, strict=True) if n != 1]
+    long = [axis for axis, n in zip(axes, aval(bias).shape, strict=True) if n != 1]
     if [labels[axis] for axis in long] != ["o"] * (features != 1) or len(labels) < len(axes):
         return None
     return (bias, *spread)

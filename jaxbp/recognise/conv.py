@@ -18,7 +18,7 @@ from jax import lax
 from jax.extend.core import JaxprEqn
 
 from jaxbp.arguments import Shape
-from jaxbp.recognise.finding import Rule, avals, sizes
+from jaxbp.recognise.finding import Rule, avals, out_shape, sizes
 from jaxbp.rules.conv import conv, conv_kernel_grad, conv_transpose
 from jaxbp.window import Pairs
 
@@ -93,7 +93,7 @@ def unfit(equation: JaxprEqn) -> str:
         return f"it asks for a result in {p['preferred_element_type']}"
     if p.get("out_sharding") is not None:
         return "it asks for a sharding of its result"
-    if 0 in (*x.shape, *w.shape, *equation.outvars[0].aval.shape):
+    if 0 in (*x.shape, *w.shape, *out_shape(equation)):
         return "it is empty"
     if set(o.lhs_dilation) != {1} and set(o.strides) != {1}:
         return "it has strides and a dilated input at once"
@@ -119,11 +119,9 @@ def rule(equation: JaxprEqn) -> Rule:
 
 def _is_kernel_grad(equation: JaxprEqn) -> bool:
     o = options(equation)
-    kernel = math.prod(equation.invars[1].aval.shape[axis] for axis in o.rhs_axes[2:])
+    kernel = math.prod(avals(equation)[1].shape[axis] for axis in o.rhs_axes[2:])
     exchanged = o.lhs_axes[0] > o.lhs_axes[1]
-    return exchanged and kernel > math.prod(
-        equation.outvars[0].aval.shape[axis] for axis in o.out_axes[2:]
-    )
+    return exchanged and kernel > math.prod(out_shape(equation)[axis] for axis in o.out_axes[2:])
 
 
 def _is_default(precision: Any) -> bool:

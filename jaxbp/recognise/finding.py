@@ -10,6 +10,7 @@ import jax
 from jax._src import config, core
 from jax.extend.core import JaxprEqn, Var
 
+from jaxbp.arguments import Shape
 from jaxbp.jaxprs import Atom, Exchange
 
 
@@ -33,7 +34,7 @@ class Finding(NamedTuple):
     def exchange(self, last: JaxprEqn) -> Exchange:
         """Return the exchange of these equations, the last of them given, for the rule."""
         assert self.rule is not None
-        avals = [v.aval for v in self.inputs]
+        avals = [aval(v) for v in self.inputs]
         with last.ctx.manager, _shard_map(avals):
             program = jax.make_jaxpr(self.rule.function)(*avals)
         return Exchange(self.equations, self.inputs, self.outputs, program)
@@ -55,9 +56,19 @@ def _shard_map(avals: Sequence[Any]) -> Iterator[None]:
         yield
 
 
+def aval(atom: Atom) -> Any:
+    """The shape and dtype of a value."""
+    return atom.aval
+
+
 def avals(equation: JaxprEqn) -> list[Any]:
     """The shapes and dtypes of an equation's inputs."""
-    return [v.aval for v in equation.invars]
+    return [aval(v) for v in equation.invars]
+
+
+def out_shape(equation: JaxprEqn) -> Shape:
+    """The shape of an equation's only result."""
+    return tuple(aval(equation.outvars[0]).shape)
 
 
 def sizes(shape: Any) -> str:

@@ -13,7 +13,7 @@ from jax.extend.core.primitives import ge_p
 
 from jaxbp import lowering
 from jaxbp.arguments import Shape
-from jaxbp.recognise.finding import Rule, avals, sizes
+from jaxbp.recognise.finding import Rule, avals, out_shape, sizes
 from jaxbp.rules.pool import avg_pool, max_pool, max_pool_grad
 from jaxbp.window import Pairs, Window
 
@@ -89,7 +89,7 @@ def unfit(equation: JaxprEqn) -> str:
         return "a minimum has no rule"
     if o.kind == "avg_pool" and set(o.dilation) != {1}:
         return "it sums dilated windows"
-    if 0 in (*x.shape, *equation.outvars[0].aval.shape):
+    if 0 in (*x.shape, *out_shape(equation)):
         return "it is empty"
     if any(x.shape[a] + sum(o.padding[a]) < 0 for a in o.pooled):
         return "its padding crops more than there is"
