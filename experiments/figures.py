@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 if TYPE_CHECKING:
     from training import Epoch
@@ -105,10 +105,19 @@ def _two_lines(
     axes.plot(number, train, color=BLUE, linewidth=1.8, marker=marker, label="training")
     axes.plot(number, test, color=ORANGE, linewidth=1.8, marker=marker, label="held out")
     axes.set_xlabel("epoch")
+    axes.set_xlim(left=min(1, len(epochs) - 1))
     axes.set_yscale("log", nonpositive="mask")  # where nothing is wrong the line has a gap
-    axes.yaxis.set_minor_formatter(NullFormatter())
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    logarithmic(axes, [*train, *test])
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
     axes.legend()
+
+
+def logarithmic(axes: Axes, values: Sequence[float]) -> None:
+    """Label a logarithmic axis at 1, 2 and 5 where it is short, at powers of ten where long."""
+    above = [v for v in values if v > 0]
+    short = not above or max(above) < 100 * min(above)
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if short else (1,)))
+    axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 def confusion(
@@ -238,7 +247,7 @@ def equivalence(
         left.plot(step, manual, color=BLUE, linewidth=1.1, label="rules by hand")
         left.set(title="Loss", xlabel="step", yscale="log")
         left.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        left.yaxis.set_minor_formatter(NullFormatter())
+        logarithmic(left, [*manual, *autodiff])
         left.legend()
         right.plot(step, apart, color=BLUE, linewidth=0, marker=".", markersize=4)
         right.axhline(tolerance, color=ORANGE, linewidth=1.4)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.nn.initializers import lecun_normal
 
 import jaxbp
 from jaxbp import layers
@@ -39,21 +41,23 @@ def lenet_1998(classes: int) -> Any:
     Simpler than the paper in two things: every map of the third layer sees all maps of the one
     before, and the output is a dense layer under the squared error in place of fixed codes.
     """
+    conv = partial(layers.conv, kernel=5, padding="VALID", kernel_init=lecun_normal())
+    dense = partial(layers.dense, weight_init=lecun_normal())
     return jaxbp.sequential(
-        layers.conv(6, 5, padding="VALID"),
+        conv(6),
         layers.tanh(),
         layers.subsample(2),
         layers.tanh(),
-        layers.conv(16, 5, padding="VALID"),
+        conv(16),
         layers.tanh(),
         layers.subsample(2),
         layers.tanh(),
-        layers.conv(120, 5, padding="VALID"),
+        conv(120),
         layers.tanh(),
         layers.flatten(),
-        layers.dense(84),
+        dense(84),
         layers.tanh(),
-        layers.dense(classes),
+        dense(classes),
         layers.tanh(),
     )
 
@@ -130,7 +134,7 @@ MODELS = {
         lenet_1998, tanh_targets, Recipe("adam", 2e-3, "warmup-cosine", 30, 32), side=32
     ),
     "lenet": Model(
-        lenet, jaxbp.softmax_cross_entropy, Recipe("adam", 3e-3, "warmup-cosine", 60, 32), least=4
+        lenet, jaxbp.softmax_cross_entropy, Recipe("adam", 2e-3, "warmup-cosine", 40, 32), side=32
     ),
     "cnn": Model(
         cnn,
