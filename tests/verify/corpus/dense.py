@@ -336,8 +336,8 @@ cases.wrong(
 cases.wrong(
     "scale-shift-input-missing",
     "scale",
-    "missing-term",
-    "dscale leaves x out",
+    ("missing-term", "swapped-arguments"),
+    "dscale leaves x out, and so is what dshift should be",
     edit={1: lambda d, res, dy: dy.sum((0, 1))},
 )
 

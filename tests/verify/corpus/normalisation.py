@@ -99,7 +99,7 @@ cases.wrong(
 cases.wrong(
     "layer-norm-gamma-not-normed",
     "gamma",
-    ("missing-term", "unknown"),
+    ("missing-term", "swapped-arguments"),
     "dgamma is dy summed, without the normed input",
     edit={1: lambda d, res, dy: dy.sum(0)},
 )
