@@ -1,0 +1,351 @@
+"""Activations against jax.nn, formulas in Python's own floats, literal limits and kinks."""
+
+import math
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxbp
+from jaxbp.rules import activation
+from tests import oracles
+from tests.tolerance import assert_close, assert_no_worse
+from tests.transforms import DTYPES, TRANSFORMS, value_and_cotangents
+
+# Rounding x moves exp(x) by |x| roundings, so this many operations for the |x| of the tests. The
+# argument u of gelu's tanh grows with x³, and f′ multiplies what 1 − tanh(u) has lost by |x| u′.
+TERMS, TERMS_OF_GELU = 24, 160
+
+
+class Elementwise(NamedTuple):
+    rule: object
+    reference: object  # JAX's own
+    value: object  # f of a Python float
+    slope: object  # f′ of a Python float
+    limits: tuple  # f′ at −inf, at 0 and at inf
+    keeps: str  # what is left for the backward pass
+    adjoint: object  # of what it keeps, and dy
+
+
+def _sigmoid(x):
+    return 1 / (1 + math.exp(-x)) if x > 0 else math.exp(x) / (1 + math.exp(x))
+
+
+def _normal_density(x):
+    return math.exp(-x * x / 2) / math.sqrt(2 * math.pi)
+
+
+def _normal_cdf(x):
+    return math.erfc(-x / math.sqrt(2)) / 2
+
+
+def _tanh_argument(x):
+    """u of ½ (1 + tanh(u)) = σ(2u)."""
+    return math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)
+
+
+def _tanh_gelu_slope(x):
+    u, du = _tanh_argument(x), math.sqrt(2 / math.pi) * (1 + 3 * 0.044715 * x**2)
+    return _sigmoid(2 * u) + x * 2 * du * _sigmoid(2 * u) * _sigmoid(-2 * u)
+
+
+ELEMENTWISE = {
+    "sigmoid": Elementwise(
+        jaxbp.sigmoid, jax.nn.sigmoid,
+        _sigmoid, lambda x: _sigmoid(x) * _sigmoid(-x), (0, 0.25, 0), "y",
+        activation.sigmoid_grad,
+    ),
+    "tanh": Elementwise(
+        jaxbp.tanh, jnp.tanh,
+        math.tanh, lambda x: 4 * _sigmoid(2 * x) * _sigmoid(-2 * x), (0, 1, 0), "y",
+        activation.tanh_grad,
+    ),
+    "relu": Elementwise(
+        jaxbp.relu, jax.nn.relu,
+        lambda x: max(x, 0.0), lambda x: float(x > 0), (0, 0, 1), "y",
+        activation.relu_grad,
+    ),
+    "leaky_relu": Elementwise(
+        jaxbp.leaky_relu, jax.nn.leaky_relu,
+        lambda x: max(x, 0.01 * x), lambda x: 1.0 if x >= 0 else 0.01, (0.01, 1, 1), "x",
+        activation.leaky_relu_grad,
+    ),
+    "leaky_relu, negative slope": Elementwise(
+        partial(jaxbp.leaky_relu, slope=-0.5), partial(jax.nn.leaky_relu, negative_slope=-0.5),
+        lambda x: max(x, -0.5 * x), lambda x: 1.0 if x >= 0 else -0.5, (-0.5, 1, 1), "x",
+        partial(activation.leaky_relu_grad, slope=-0.5),
+    ),
+    "elu": Elementwise(
+        jaxbp.elu, jax.nn.elu,
+        lambda x: x if x > 0 else math.expm1(x), lambda x: math.exp(min(x, 0)), (0, 1, 1), "x",
+        activation.elu_grad,
+    ),
+    "gelu": Elementwise(
+        jaxbp.gelu, jax.nn.gelu,
+        lambda x: x * _sigmoid(2 * _tanh_argument(x)), _tanh_gelu_slope, (0, 0.5, 1), "x",
+        activation.gelu_grad,
+    ),
+    "gelu, exact": Elementwise(
+        partial(jaxbp.gelu, approximate=False), partial(jax.nn.gelu, approximate=False),
+        lambda x: x * _normal_cdf(x), lambda x: _normal_cdf(x) + x * _normal_density(x),
+        (0, 0.5, 1), "x",
+        partial(activation.gelu_grad, approximate=False),
+    ),
+    "silu": Elementwise(
+        jaxbp.silu, jax.nn.silu,
+        lambda x: x * _sigmoid(x), lambda x: _sigmoid(x) * (1 + x * _sigmoid(-x)),
+        (0, 0.5, 1), "x",
+        activation.silu_grad,
+    ),
+    "softplus": Elementwise(
+        jaxbp.softplus, jax.nn.softplus,
+        lambda x: max(x, 0) + math.log1p(math.exp(-abs(x))), _sigmoid, (0, 0.5, 1), "x",
+        activation.softplus_grad,
+    ),
+}  # fmt: skip
+
+ALONG_AXIS = {
+    "softmax": (jaxbp.softmax, jax.nn.softmax),
+    "softmax, axis 1": (partial(jaxbp.softmax, axis=1), partial(jax.nn.softmax, axis=1)),
+    "log_softmax": (jaxbp.log_softmax, jax.nn.log_softmax),
+    "log_softmax, axis 1": (
+        partial(jaxbp.log_softmax, axis=1), partial(jax.nn.log_softmax, axis=1)
+    ),
+}  # fmt: skip
+
+ALL = {name: (e.rule, e.reference) for name, e in ELEMENTWISE.items()} | ALONG_AXIS
+
+
+def slope(rule, x, dtype):
+    """f′, entry by entry, in the dtype."""
+    x = jnp.asarray(x, dtype)
+    return jax.vjp(rule, x)[1](jnp.ones_like(x))[0]
+
+
+@pytest.mark.parametrize("transform", TRANSFORMS)
+@pytest.mark.parametrize("name", ALL)
+def test_transforms(name, transform, rng):
+    rule, reference = ALL[name]
+    x = jnp.asarray(rng.standard_normal((2, 3, 2)) * 2, jnp.result_type(float))
+    terms = TERMS_OF_GELU if name == "gelu" else TERMS
+    TRANSFORMS[transform](rule, reference, (x,), terms=terms)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", ELEMENTWISE)
+def test_values_are_the_formulas_and_no_worse_than_those_of_jax_nn(name, dtype, float64):
+    e = ELEMENTWISE[name]
+    x = jnp.asarray([-1e4, -100.0, -20.0, -3.0, -1.0, -0.1, 0.0, 0.1, 1.0, 3.0, 20.0, 1e4], dtype)
+    y, theirs = e.rule(x), e.reference(x)
+    assert y.dtype == dtype
+    for number, ours, their in zip(np.asarray(x, np.float64), y, theirs, strict=True):
+        if dtype == "float64":
+            # exp(−x²/2) loses x² roundings, until it is 0.
+            terms = TERMS_OF_GELU if name == "gelu" else TERMS + min(number**2, 400)
+            assert_close(ours, e.value(number), terms=terms, what=f"f({number})")
+        else:
+            assert_no_worse(ours, their, e.value(number), what=f"f({number})")
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", ELEMENTWISE)
+def test_values_at_infinity_and_nan_are_those_of_jax_nn(name, dtype, float64):
+    e = ELEMENTWISE[name]
+    x = jnp.asarray([-np.inf, -0.0, 0.0, np.inf, np.nan], dtype)
+    ours, theirs = (np.asarray(f(x), np.float64) for f in (e.rule, e.reference))
+    np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", ELEMENTWISE)
+def test_derivatives_are_their_limits_far_out_and_literal_at_zero(name, dtype, float64):
+    e = ELEMENTWISE[name]
+    low, zero, high = (float(jnp.asarray(a, dtype)) for a in e.limits)
+    far = float(jnp.finfo(dtype).max)
+    x = [-np.inf, -far, -1e4, -1000.0, -0.0, 0.0, 1000.0, 1e4, far, np.inf]
+    np.testing.assert_array_equal(
+        np.asarray(slope(e.rule, x, dtype), np.float64), [low] * 4 + [zero] * 2 + [high] * 4
+    )
+    # Autodiff of the rule's own derivative: no NaN there either.
+    twice = jax.vmap(jax.grad(jax.grad(e.rule)))(jnp.asarray(x, dtype))
+    assert jnp.isfinite(twice).all()
+
+
+@pytest.mark.parametrize("name", ELEMENTWISE)
+def test_derivatives_are_the_formulas(name, float64):
+    """(2.5) f′(z), relative to its own size: in the far tails too."""
+    e = ELEMENTWISE[name]
+    x = [-30.0, -12.5, -6.0, -3.0, -1.0, -0.1, -1e-9, 1e-9, 0.1, 1.0, 3.0, 6.0]
+    for number, ours in zip(x, slope(e.rule, x, "float64"), strict=True):
+        if e.keeps == "y":  # a rounding of y, which is of the size of 1, and nothing else
+            assert_close(ours, e.slope(number), magnitude=1, what=f"f′({number})")
+        else:
+            # What exp(u) loses by the rounding of u, and the parts that f′ is a difference of.
+            terms = TERMS + number**2 if name != "gelu" else TERMS_OF_GELU + abs(number) ** 3
+            magnitude = abs(e.slope(number)) + abs(number) * _normal_density(number)
+            assert_close(
+                ours, e.slope(number), terms=terms, magnitude=magnitude, what=f"f′({number})"
+            )
+
+
+@pytest.mark.parametrize("name", ELEMENTWISE)
+def test_adjoint_is_the_rules_backward_pass(name, rng):
+    """(3.9) δ = dy ⊙ f′(z), by the public adjoint from what the rule keeps."""
+    e = ELEMENTWISE[name]
+    x, dy = (jnp.asarray(rng.standard_normal((3, 4)), jnp.result_type(float)) for _ in range(2))
+    y, pullback = jax.vjp(e.rule, x)
+    np.testing.assert_array_equal(e.adjoint(y if e.keeps == "y" else x, dy), *pullback(dy))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", ALL)
+def test_rule_keeps_one_array(name, dtype, float64):
+    """Least of all: y or x, in float32 for the sums of half precision."""
+    rule, _ = ALL[name]
+    x = jnp.ones((8, 16), dtype)
+    kept = sum(a.nbytes for a in jax.tree.leaves(jax.vjp(rule, x)[1]))
+    wide = 4 if name in ALONG_AXIS else 0
+    assert kept == x.size * max(x.dtype.itemsize, wide)
+
+
+def test_relu_passes_dy_at_nan():
+    x = jnp.array([np.nan, -1.0, 1.0])
+    y, pullback = jax.vjp(jaxbp.relu, x)
+    np.testing.assert_array_equal(y, [np.nan, 0, 1])
+    np.testing.assert_array_equal(*pullback(jnp.array([2.0, 3.0, 5.0])), [2, 0, 5])
+
+
+@pytest.mark.parametrize("name", set(ELEMENTWISE) - {"relu", "leaky_relu"} - {
+    "leaky_relu, negative slope"})  # fmt: skip
+def test_derivative_at_nan_is_nan(name):
+    e = ELEMENTWISE[name]
+    assert jnp.isnan(slope(e.rule, [np.nan], jnp.result_type(float))).all()
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_finite_differences(name, rng, float64):
+    rule, _ = ALL[name]
+    x = rng.standard_normal((2, 3, 2)) * 2
+    x += np.sign(x) * 0.01  # no kink within a step
+    dy = rng.standard_normal(x.shape)
+    (expected,) = oracles.finite_differences(rule, [x], dy)
+    _, (dx,) = value_and_cotangents(rule, [jnp.asarray(x)], jnp.asarray(dy))
+    # Extrapolated differences of a step h = 1e-3 err by a few h⁴ and u/h.
+    np.testing.assert_allclose(dx, expected, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_softmax_sums_in_float32(dtype, float64):
+    """4096 equal logits: a sum in half precision stalls far below."""
+    x = jnp.zeros(4096, dtype)
+    np.testing.assert_array_equal(np.asarray(jaxbp.softmax(x), np.float64), 1 / 4096)
+    (dx,) = jax.vjp(jaxbp.log_softmax, x)[1](jnp.ones_like(x))
+    np.testing.assert_array_equal(np.asarray(dx, np.float64), 0)  # 1 − 4096 / 4096
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", ["softmax", "log_softmax"])
+def test_large_and_masked_logits(name, dtype, float64):
+    rule, reference = ALL[name]
+    x = jnp.asarray([[1e4, 0, -1e4], [-np.inf, 0, 0], [3, -np.inf, -np.inf]], dtype)
+    dy = jnp.asarray([[1, 2, 3], [0, 1, 3], [1, 0, 0]], dtype)
+    y, (dx,) = value_and_cotangents(rule, [x], dy)
+    truth = reference(x.astype("float64")).astype(dtype)
+    assert_close(y, truth, terms=TERMS)
+    p, dy = np.array([[1, 0, 0], [0, 0.5, 0.5], [1, 0, 0]]), np.asarray(dy, np.float64)
+    if name == "softmax":
+        expected = p * (dy - np.sum(p * dy, axis=-1, keepdims=True))
+    else:
+        expected = dy - p * np.sum(dy, axis=-1, keepdims=True)
+    np.testing.assert_array_equal(np.asarray(dx, np.float64), expected)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("name", ["softmax", "log_softmax"])
+def test_nan_stays_in_its_row(name, bad):
+    rule, reference = ALL[name]
+    x = jnp.array([[1.0, 2.0], [bad, 0.0], [3.0, 1.0]])
+    y, (dx,) = value_and_cotangents(rule, [x])
+    for rows in (y, dx):
+        np.testing.assert_array_equal(jnp.isnan(rows).any(axis=1), [False, True, False])
+    np.testing.assert_array_equal(jnp.isnan(y), jnp.isnan(reference(x)))
+
+
+def test_softmax_literal_numbers(float64):
+    """Logarithms of 1, 2 and 5: probabilities of 1/8, 2/8, 5/8."""
+    x = jnp.log(jnp.array([1.0, 2.0, 5.0]))
+    dy = jnp.array([8.0, 0.0, 0.0])
+    y, (dx,) = value_and_cotangents(jaxbp.softmax, [x], dy)
+    assert_close(y, [0.125, 0.25, 0.625], terms=TERMS)
+    assert_close(dx, [0.875, -0.25, -0.625], terms=TERMS)  # y_i (dy_i − 1)
+    y, (dx,) = value_and_cotangents(jaxbp.log_softmax, [x], dy)
+    assert_close(y, np.log([0.125, 0.25, 0.625]), terms=TERMS)
+    assert_close(dx, [7.0, -2.0, -5.0], terms=TERMS)  # dy_i − 8 p_i
+    assert_close(activation.softmax_grad(jnp.exp(y), dy), [0.875, -0.25, -0.625], terms=TERMS)
+    assert_close(activation.log_softmax_grad(jnp.exp(y), dy), [7.0, -2.0, -5.0], terms=TERMS)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("name", ALL)
+def test_precision_over_the_whole_range(name, dtype, rng, float64):
+    """Against autodiff of jax.nn's function in the same dtype, on a wide range of numbers."""
+    rule, reference = ALL[name]
+    x = jnp.asarray(rng.standard_normal((8, 16, 8)) * 8, dtype)
+    dy = jnp.asarray(rng.standard_normal(x.shape), dtype)
+    both = jax.jit(value_and_cotangents, static_argnums=0)
+    truth = both(reference, [x.astype("float64")], dy.astype("float64"))
+    ours, theirs = (both(f, [x], dy) for f in (rule, reference))
+    for a, b, right in zip(*map(jax.tree.leaves, (ours, theirs, truth)), strict=True):
+        assert_no_worse(a, b, right)
+
+
+@pytest.mark.parametrize("shape", [(0, 3), (3, 0), (1, 1)])
+@pytest.mark.parametrize("name", ALL)
+def test_empty_arrays(name, shape):
+    rule, _ = ALL[name]
+    y, (dx,) = value_and_cotangents(rule, [jnp.zeros(shape)])
+    assert y.shape == dx.shape == shape
+    assert jnp.isfinite(dx).all()
+
+
+@pytest.mark.parametrize("name", ELEMENTWISE)
+def test_scalars(name):
+    e = ELEMENTWISE[name]
+    assert e.rule(0.5).shape == ()
+    assert_close(e.rule(0.5), e.reference(0.5), terms=TERMS)
+
+
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("x", [[1.0], None, "x", jnp.arange(3), jnp.ones(3, complex)], ids=repr)
+def test_wrong_types(name, x):
+    rule, _ = ALL[name]
+    word = name.split(",")[0]
+    with pytest.raises(TypeError, match=rf"^{word}: x must be a real floating array, got "):
+        rule(x)
+
+
+@pytest.mark.parametrize(
+    ("call", "kind", "message"),
+    [
+        (lambda x: jaxbp.leaky_relu(x, jnp.float32(0.1)), TypeError, "leaky_relu: slope must be"),
+        (lambda x: jaxbp.leaky_relu(x, "0.1"), TypeError, "leaky_relu: slope must be"),
+        (lambda x: jaxbp.leaky_relu(x, np.inf), ValueError, "leaky_relu: slope must be finite"),
+        (lambda x: jaxbp.gelu(x, "tanh"), TypeError, "gelu: approximate must be True or False"),
+        (lambda x: jaxbp.gelu(x, 1), TypeError, "gelu: approximate must be True or False"),
+        (lambda x: jaxbp.softmax(x, 2), ValueError, "softmax: axis must be an axis"),
+        (lambda x: jaxbp.softmax(x, (0, 1)), TypeError, "softmax: axis must be an axis"),
+        (lambda x: jaxbp.softmax(x[0, 0]), ValueError, "softmax: axis must be an axis"),
+        (lambda x: jaxbp.log_softmax(x, -3), ValueError, "log_softmax: axis must be an axis"),
+        (lambda x: activation.relu_grad(x, x[0]), ValueError, r"relu_grad: dy must be of shape"),
+        (lambda x: activation.tanh_grad(x, x.astype("float16")), TypeError, "tanh_grad: dy must"),
+        (lambda x: activation.softmax_grad(x, x, 2), ValueError, "softmax_grad: axis must be"),
+        (lambda x: activation.gelu_grad(x, x, 0), TypeError, "gelu_grad: approximate must be"),
+        (lambda x: activation.leaky_relu_grad(x, x, None), TypeError, "leaky_relu_grad: slope"),
+    ],
+)
+def test_bad_arguments(call, kind, message):
+    with pytest.raises(kind, match=rf"^{message}"):
+        call(jnp.ones((2, 3)))
