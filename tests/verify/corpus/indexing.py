@@ -116,7 +116,7 @@ cases.right(
 cases.wrong(
     "scatter-set-not-cleared",
     "x",
-    "local",
+    ("local", "missing-term"),
     "overwritten entries of x still get a gradient",
     edit={0: lambda d, _, dy: dy},
 )
@@ -613,7 +613,7 @@ cases.right(
 cases.wrong(
     "triangle-not-masked",
     "x",
-    "local",
+    ("local", "missing-term"),
     "the upper triangle gets a gradient",
     edit={0: lambda d, _, dy: dy},
 )

@@ -249,7 +249,7 @@ cases.wrong(
 cases.wrong(
     "ignored-labels-not-masked",
     "logits",
-    "local",
+    ("local", "missing-term"),
     "ignored rows get a gradient",
     edit={
         0: lambda d, res, dl: (
