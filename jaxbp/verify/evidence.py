@@ -57,6 +57,11 @@ class Evidence:
         factor = float(np.sum(np.real(np.conj(a) * b)) / norm) if norm > 0 else 0.0
         return factor, self.explained(factor * answer)
 
+    def values(self, x: Vector) -> list[tuple[str, np.ndarray]]:
+        """What the function computes on its way at `x`, by the names of its operations."""
+        parts = self.parts()
+        return [] if parts is None else parts.values(x)
+
     def asked(self, change: Callable[[Vector, Vector], tuple[Vector, Vector]]) -> np.ndarray:
         """The truth for this leaf, at points and cotangents changed by `change`. [S, *shape]"""
         answers = []

@@ -31,12 +31,15 @@ def check(trial: Trial, rng: np.random.Generator) -> Outcome:
     met = 0
     for _ in range(QUESTIONS):
         sample = _sample(trial, rng)
+        tied: list[int] = []
         for leaf in trial.subject.leaves:
             if any(f.argument == leaf.name for f in outcome.findings):
                 continue
             for index in _suspects(sample, leaf):
                 ruling = arbiter.entry(sample, index)
                 met += ruling.kink
+                if ruling.who == "kink":
+                    tied.append(index)
                 if ruling.kink and ruling.who == "kink":
                     if not trial.explicit or not _is_exact(trial, sample, index, rng):
                         continue
@@ -61,10 +64,51 @@ def check(trial: Trial, rng: np.random.Generator) -> Outcome:
                     )
                 )
                 break
+        if tied and not outcome.findings:
+            _together(trial, arbiter, sample, tied, outcome)
     if not outcome.findings:
         detail = f"{met} met, each slope right there" if met else "none met at the given arguments"
         outcome.row("kinks", True, detail)
     return outcome
+
+
+def _together(
+    trial: Trial, arbiter: Arbiter, sample: Sample, tied: list[int], outcome: Outcome
+) -> None:
+    """All tied entries moved at once, which may be no kink at all: the slopes must add up.
+
+    Equal maxima that each get the whole gradient pass one by one, and are wrong together.
+    """
+    differences = arbiter.differences(sample.x)
+    direction = np.zeros_like(sample.x)
+    direction[tied] = 1.0
+    slope = differences.along(direction, float(differences.scale[tied].min()))
+    with np.errstate(invalid="ignore"):
+        ends = sample.c * np.where(slope.kink, [slope.left, slope.right], slope.value)
+        ends = np.where(sample.c != 0, ends, 0.0)
+    low, high = float(ends.min(axis=0).sum()), float(ends.max(axis=0).sum())
+    size = float(np.abs(sample.expected[tied]).sum() + np.abs(sample.got[tied]).sum())
+    room = 1e-3 * (high - low) + 1e-5 * size
+    mine, theirs = float(sample.got[tied].sum()), float(sample.expected[tied].sum())
+    if not np.isfinite([low, high]).all() or low - room <= mine <= high + room:
+        return
+    if not low - room <= theirs <= high + room:
+        return  # autodiff does not add up there either: composed kinks, nothing to hold a rule to
+    for leaf in trial.subject.leaves:
+        own = [i for i in tied if leaf.start <= i < leaf.stop]
+        if own:
+            outcome.found(
+                Finding(
+                    "kinks",
+                    leaf.name,
+                    "ties",
+                    f"each slope at the tie is possible, but not all of them together: moved at "
+                    f"once, the tied entries have slope {low:.4g} to {high:.4g}, and the rule's add "
+                    f"up to {mine:.4g}",
+                    "rule",
+                    **numbers(_alone(sample, own[0]), leaf),  # type: ignore[arg-type]
+                )
+            )
 
 
 def _sample(trial: Trial, rng: np.random.Generator) -> Sample:

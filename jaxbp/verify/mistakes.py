@@ -299,7 +299,7 @@ def mean_over_axes(e: Evidence) -> Iterator[Diagnosis]:
 
 
 def operand_rearranged(e: Evidence) -> Iterator[Diagnosis]:
-    """The truth for an operand, or an incoming cotangent, with axes exchanged or mirrored."""
+    """The truth for an argument with axes exchanged, mirrored or displaced."""
     for leaf in e.leaves:
         if leaf.size > 100_000:
             continue
@@ -315,6 +315,10 @@ def operand_rearranged(e: Evidence) -> Iterator[Diagnosis]:
                 f"the cotangent is right for `{leaf.name}` {sentence}",
                 _explained_early(e, change),
             )
+
+
+def cotangent_rearranged(e: Evidence) -> Iterator[Diagnosis]:
+    """The truth for an incoming cotangent with axes exchanged, mirrored or displaced."""
     start = 0
     for number, shape in enumerate(e.outputs):
         stop = start + math.prod(shape)
@@ -386,7 +390,7 @@ def _border_of(wrong: np.ndarray) -> tuple[tuple[int, ...], int] | None:
     axes = [a for a, size in enumerate(wrong.shape) if size > 2]
     for chosen in _subsets(axes):
         for width in (1, 2, 3):
-            if any(4 * width > max(wrong.shape[a], 4) for a in chosen):
+            if any(3 * (wrong.shape[a] - 2 * width) < wrong.shape[a] for a in chosen):
                 break
             cut = [slice(None)] * wrong.ndim
             for axis in chosen:
@@ -397,7 +401,7 @@ def _border_of(wrong: np.ndarray) -> tuple[tuple[int, ...], int] | None:
             for axis in chosen:
                 along = np.moveaxis(wrong, axis, 0)
                 ends += [along[:width].mean(), along[-width:].mean()]
-            if min(ends) > 0.3:
+            if min(ends) > 0.5:
                 return chosen, width
             break
     return None
@@ -426,7 +430,7 @@ def some_contributions(e: Evidence) -> Iterator[Diagnosis]:
     if np.all((held == all_of_them) | lost):  # entry by entry: all or nothing
         wrong = lost.reshape(e.leaf.shape)
         first = [bool(wrong[i].all()) or not touched.reshape(wrong.shape)[i].any() for i in range(len(wrong))] if wrong.ndim else []
-        if wrong.ndim and 2 * sum(first) > len(first) and not wrong[np.logical_not(first)].any():
+        if wrong.ndim and 2 * sum(first) >= len(first) and not wrong[np.logical_not(first)].any():
             yield Diagnosis(
                 "one-example",
                 f"only entries {[i for i, gone in enumerate(first) if not gone]} along axis 0 (of "
@@ -444,15 +448,15 @@ def some_contributions(e: Evidence) -> Iterator[Diagnosis]:
                 1.0,
             )
             return
-    several = all_of_them > 1
-    one_kept = np.all(held[several] == 1) if several.any() else False
+    most = all_of_them == all_of_them.max()
+    few_kept = bool(all_of_them.max() > 1 and np.all(2 * held[most] <= all_of_them[most]))
     shape = next((s for s in e.outputs if math.prod(s) == len(rows)), None)
     axis_wise = None if shape is None else _by_output_axis(there, kept, shape)
-    if one_kept and not np.any(lost) and (axis_wise is None or axis_wise[2] > 1):
+    if few_kept and not np.any(lost) and (axis_wise is None or axis_wise[2] > 1):
         yield Diagnosis(
             "overwritten",
             f"entries that several outputs contribute to (up to {int(all_of_them.max())}) keep only "
-            "one contribution: the others are replaced where they should be added",
+            "some contributions: the others are replaced where they should be added",
             1.0,
         )
         return
@@ -504,26 +508,39 @@ def _jacobians(
     return np.arange(m), a, b, tolerance
 
 
+def passed_on(e: Evidence) -> Iterator[Diagnosis]:
+    """The incoming cotangent handed on as it came."""
+    if len(e.outputs) == 1 and math.prod(e.outputs[0]) == e.leaf.size:
+        yield Diagnosis(
+            "missing-term",
+            "the incoming cotangent is handed on unchanged: the function's derivative is left out",
+            e.explained(e.cotangents.reshape(e.got.shape)),
+        )
+
+
 def one_region(e: Evidence) -> Iterator[Diagnosis]:
-    """Wrong entry by entry, and only where the argument is beyond some value."""
+    """Right at many entries, and at the others wrong by a factor: a branch of the function."""
     found = _ratio_per_entry(e)
     if found is None:
         return
-    wrong = (np.abs(e.got - e.truth) > e.tolerance).any(axis=0).reshape(-1)
-    if not 0.2 <= 1.0 - wrong.mean() < 1.0:
+    same = np.all(e.points == e.points[0], axis=1)
+    off = (np.abs(e.got - e.truth) > e.tolerance)[same].any(axis=0).reshape(-1)
+    there = np.abs(e.truth[same]).max(axis=0).reshape(-1) > 0
+    right = there & ~off
+    if not off.any() or right.sum() < 2 or right.sum() < 0.3 * e.leaf.size:
         return
+    sentence = f"right at {int(right.sum())} of {e.leaf.size} entries, wrong by a factor at {int(off.sum())}"
     x = e.points[0][e.leaf.part]
     for values, what in ((x, f"`{e.leaf.name}`"), (np.abs(x), f"|`{e.leaf.name}`|")):
-        inside, outside = values[wrong], values[~wrong]
-        for side, low, high in (("above", outside.max(), inside.min()), ("below", inside.max(), outside.min())):
+        for side, low, high in (
+            ("above", values[right].max(), values[off].min()),
+            ("below", values[off].max(), values[right].min()),
+        ):
             if low < high:
-                yield Diagnosis(
-                    "local",
-                    f"right on one side and wrong on the other: wrong where {what} is {side} "
-                    f"{0.5 * (low + high):.3g} ({int(wrong.sum())} of {wrong.size} entries)",
-                    found[1],
-                )
+                sentence += f": wrong where {what} is {side} about {0.5 * (low + high):.3g}"
+                yield Diagnosis("local", sentence, found[1])
                 return
+    yield Diagnosis("local", sentence, found[1])
 
 
 def factor(e: Evidence) -> Iterator[Diagnosis]:
@@ -531,13 +548,10 @@ def factor(e: Evidence) -> Iterator[Diagnosis]:
     per_entry = _ratio_per_entry(e)
     if per_entry is not None:
         ratio, share = per_entry
-        if _divided_by_counts(e, ratio):
-            yield Diagnosis(
-                "averaged",
-                "each entry is divided by the number of its contributions "
-                f"(up to {round(float((1 / ratio[ratio != 0]).max()))}): a mean where a sum belongs",
-                share,
-            )
+        if _entry_by_entry(e):  # then any wrong derivative is a factor: it must be a known one
+            known = _recognised(e, ratio)
+            if known is not None:
+                yield Diagnosis("missing-term", f"each entry lacks the factor {known}", share)
             return
         yield Diagnosis(
             "missing-term",
@@ -550,7 +564,7 @@ def factor(e: Evidence) -> Iterator[Diagnosis]:
     if jacobians is None:
         return
     _, got, truth, _ = jacobians
-    share = _rows_proportional(got, truth)
+    share = 0.0 if _entry_by_entry(e) else _rows_proportional(got, truth)
     if share >= 0.95 and len(got) > 1:
         yield Diagnosis(
             "missing-term",
@@ -558,6 +572,54 @@ def factor(e: Evidence) -> Iterator[Diagnosis]:
             "belongs on the incoming cotangent (an activation's derivative, say) is not right",
             share,
         )
+
+
+def divided_by_counts(e: Evidence) -> Iterator[Diagnosis]:
+    """Each entry over the number of its contributions: an embedding's row that occurs twice, say."""
+    found = _ratio_per_entry(e)
+    if found is not None and _divided_by_counts(e, found[0]):
+        ratio, share = found
+        yield Diagnosis(
+            "averaged",
+            "each entry is divided by the number of its contributions "
+            f"(up to {round(float((1 / ratio[ratio != 0]).max()))}): a mean where a sum belongs",
+            share,
+        )
+
+
+def _entry_by_entry(e: Evidence) -> bool:
+    """Whether each output depends on one entry of the leaf, and each entry moves one output."""
+    jacobians = _jacobians(e)
+    if jacobians is None:
+        return False
+    _, got, truth, tolerance = jacobians
+    there = (np.abs(truth) > tolerance) | (np.abs(got) > tolerance)
+    return bool(there.sum(axis=0).max() <= 1 and there.sum(axis=1).max() <= 1)
+
+
+def _recognised(e: Evidence, ratio: np.ndarray) -> str | None:
+    """What the truth over the answer is, among what the function computes on its way."""
+    flat = ratio.reshape(-1)
+    used = np.isfinite(flat) & (flat != 0)
+    if used.sum() < 3:
+        return None
+    lacking = 1.0 / flat[used]
+    candidates = [(f"`{leaf.name}`", e.points[0][leaf.part]) for leaf in e.leaves]
+    candidates += e.values(e.points[0])
+    for name, value in candidates:
+        if value.size not in (1, flat.size):
+            continue
+        v = np.broadcast_to(value.reshape(-1), flat.shape)[used]
+        with np.errstate(all="ignore"):
+            for spelled, factor in (
+                ("{}", v), ("1 / {}", 1 / v), ("{}²", v * v), ("1 / {}²", 1 / (v * v)),
+                ("1 - {}", 1 - v), ("1 + {}", 1 + v), ("1 / (1 - {})", 1 / (1 - v)),
+                ("1 / (1 + {})", 1 / (1 + v)), ("1 - {}²", 1 - v * v), ("1 + {}²", 1 + v * v),
+            ):  # fmt: skip
+                for sign in (1.0, -1.0):
+                    if np.allclose(sign * factor, lacking, 1e-5, 0.0):
+                        return ("-" if sign < 0 else "") + spelled.format(name)
+    return None
 
 
 def _divided_by_counts(e: Evidence, ratio: np.ndarray) -> bool:
@@ -605,7 +667,7 @@ def _rows_proportional(got: np.ndarray, truth: np.ndarray) -> float:
     left = np.sum((got - ratio[:, None] * truth) ** 2, axis=1)
     # A row that must be zero and is not (a relu's closed gate) has an infinite factor.
     left = np.where(norm == 0, 0.0, left)
-    if np.all((norm == 0) | (back == 0)):
-        return 0.0
+    if np.any((norm == 0) & (back > 0)) and np.any((norm > 0) & (back == 0)):
+        return 0.0  # not one factor too few: closed gates are open and open ones closed
     error = float(np.sum((got - truth) ** 2))
     return 1.0 - float(np.sum(left)) / error if error > 0 else 0.0

@@ -19,7 +19,7 @@ FLOORS = {"float32": 4.0, "bfloat16": 1.0, "float16": 1.0}
 sums are to run in float32."""
 WORST_RATIO = 8.0
 """A right rule may round another way than autodiff, but not lose so many times as much …"""
-WORST_RATIO_IN_HALF = 3.0
+WORST_RATIO_IN_HALF = 2.5
 """… nor so many times in half precision, where that is what it was given."""
 QUESTIONS = 3
 
@@ -66,7 +66,7 @@ def _in_dtype(
         figures.append(Precision(dtype, leaf.name, mine, theirs, ratio))
         half = str(leaf.dtype) == dtype != "float32"
         worst = WORST_RATIO_IN_HALF if half else WORST_RATIO
-        if ratio > worst and conditioned > worst:
+        if ratio > worst and conditioned > worst / 3:
             bad.append(leaf)
             outcome.findings.append(
                 Finding(

@@ -9,7 +9,7 @@ import numpy as np
 from jaxbp.verify import comparison
 from jaxbp.verify.outcome import Outcome, numbers
 from jaxbp.verify.report import Finding
-from jaxbp.verify.subject import Leaf, LeafFunction, Leaves, Pullback, Vector, pack, vjp_of
+from jaxbp.verify.subject import QUICK, Leaf, LeafFunction, Leaves, Pullback, Vector, pack, vjp_of
 from jaxbp.verify.trial import Trial
 
 
@@ -40,7 +40,7 @@ class _Second:
 
     def __init__(self, trial: Trial, pullback: Pullback, make: Callable[[LeafFunction], Any]) -> None:
         self.trial, self.pullback = trial, pullback
-        self.run = jax.jit(make(pullback.fn))
+        self.run = jax.jit(make(pullback.fn), compiler_options=QUICK)
 
     def at(self, u: Vector) -> Callable[[Vector, Vector], Vector]:
         def answer(x: Vector, c: Vector) -> Vector:

@@ -20,9 +20,8 @@ Leaves = list[Any]
 LeafFunction = Callable[[Leaves, Leaves], Leaves]
 """From the differentiable and the other array leaves to the floating output leaves."""
 
-
-class OutputError(TypeError):
-    """The function gave something that cannot be differentiated."""
+QUICK: dict[str, bool | int | str] = {"xla_backend_optimization_level": 0}
+"""Compiler options for what is evaluated a few times: compiling takes half as long."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,8 +158,9 @@ class Pullback:
         self.fn = fn
         self.dtype = dtype
         self.wide = dtype is not None and np.dtype(dtype) == np.float64
-        self._value = jax.jit(fn)
-        self._vjp = jax.jit(vjp_of(fn))
+        options = None if dtype is None else QUICK
+        self._value = jax.jit(fn, compiler_options=options)
+        self._vjp = jax.jit(vjp_of(fn), compiler_options=options)
         self._outputs: list[jax.ShapeDtypeStruct] | None = None
         self.interpreted = False
         """Evaluate without compiling: for a rule that cannot be traced."""

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from jaxbp.verify import naming
 from jaxbp.verify.evidence import Diagnosis, Evidence
 from jaxbp.verify.mistakes import index_maps
 from jaxbp.verify.subject import unpack
@@ -34,28 +35,18 @@ def one_term(e: Evidence) -> Iterator[Diagnosis]:
         weights = parts.whole()
         weights[gate.index] = 1.0 + factor
         share = _share(e, parts, (weights, {}))
-        yield _term(e, parts, gate, factor, share)
+        yield _term(gate, factor, share)
 
 
-def _term(e: Evidence, parts: Parts, gate: Gate, factor: float, share: float) -> Diagnosis:
+def _term(gate: Gate, factor: float, share: float) -> Diagnosis:
     if abs(factor + 1) < 1e-6:
-        rivals = [
-            g for g in parts.gates
-            if g.kind == "path" and g.source == gate.source >= 0 and g is not gate
-        ]
-        if rivals and all(g.primitive == gate.primitive for g in rivals):
-            return Diagnosis(
-                "overwritten",
-                f"one of the {len(rivals) + 1} uses of the same value (by `{gate.primitive}`) is "
-                "missing: its contribution is replaced where it should be added",
-                share,
-            )
         return Diagnosis("missing-term", f"{gate.what} is missing from the cotangent", share)
     if abs(factor + 2) < 1e-6:
         return Diagnosis("sign", f"{gate.what} has its sign turned", share)
     if share < 1 - 1e-6:
         return Diagnosis("unknown", "", 0.0)
-    return Diagnosis("scale", f"{gate.what} is {1 + factor:.6g} times what it must be", share)
+    what = f"a factor is wrong: {gate.what} is {naming.spelled(1 + factor)} times what it must be"
+    return Diagnosis("missing-term", what, share)
 
 
 def one_factor(e: Evidence) -> Iterator[Diagnosis]:

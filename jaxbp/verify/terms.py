@@ -16,7 +16,7 @@ import numpy as np
 from jax.extend import core
 
 from jaxbp.verify import primal
-from jaxbp.verify.subject import LeafFunction, Leaves, Pullback, Subject, Vector, pack
+from jaxbp.verify.subject import QUICK, LeafFunction, Leaves, Pullback, Subject, Vector, pack
 
 MOST_GATES = 400
 
@@ -131,6 +131,8 @@ class _Run:
     def __init__(self, owner: Gated, weights: Any, orders: Any) -> None:
         self.owner, self.weights, self.orders = owner, weights, orders
         self.sources: dict[Any, int] = {}
+        self.seen: list[tuple[str, Any]] | None = None
+        """Where intermediate values are noted, if they are asked for."""
 
     def weight(self, gate: Gate) -> Any:
         if self.weights is None:
@@ -164,7 +166,13 @@ class _Run:
                 for v in eqn.invars
             ]
             if not any(flows):
-                results = primal.bind(eqn, eqn.params, operands)
+                inner = primal.inlined_program(eqn) if self.seen is not None else None
+                if inner is not None:
+                    results = self.evaluate(inner, operands, flows, here)
+                else:
+                    results = primal.bind(eqn, eqn.params, operands)
+                    if self.seen is not None:
+                        self.seen += [(f"`{eqn.primitive.name}`", r) for r in results]
                 env.update(zip(eqn.outvars, results, strict=True))
                 continue
             name = eqn.primitive.name
@@ -377,13 +385,32 @@ class Parts:
             for g in self.gates
             if g.kind == "operand"
         }
-        self._run = jax.jit(self._vjp)
+        self._run = jax.jit(self._vjp, compiler_options=QUICK)
+        self._names: list[str] = []
+        self._values = jax.jit(self._seen, compiler_options=QUICK)
 
     def _vjp(
         self, leaves: Leaves, others: Leaves, weights: Any, orders: Any, cts: Leaves
     ) -> Leaves:
         _, pull = jax.vjp(lambda ls: self.gated(ls, others, weights, orders), leaves)
         return list(pull(cts)[0])
+
+    def _seen(self, leaves: Leaves, others: Leaves) -> list[Any]:
+        run = _Run(self.gated, None, None)
+        run.seen = []
+        program = jax.make_jaxpr(self.gated.fn)(leaves, others)
+        active = [False] * len(program.jaxpr.invars)
+        out = run.evaluate(program, [*leaves, *others], active, ())
+        named = [*run.seen, *[("the output", v) for v in out]]
+        named = [(n, v) for n, v in named if _inexact(v) and v.size <= 10_000]
+        self._names = [n for n, _ in named]
+        return [v for _, v in named]
+
+    def values(self, x: Vector) -> list[tuple[str, np.ndarray]]:
+        """Every intermediate value at `x`, with the name of the operation that made it."""
+        with self.pullback.mode():
+            seen = self._values(self.subject.cast(x, self.pullback.dtype), self.subject.others)
+        return [(n, np.asarray(v, float)) for n, v in zip(self._names, seen, strict=True)]
 
     def whole(self) -> np.ndarray:
         """The weights of the function's own derivative."""

@@ -13,7 +13,7 @@ from jax.sharding import PartitionSpec as P
 from jaxbp.verify import comparison
 from jaxbp.verify.outcome import Outcome, numbers
 from jaxbp.verify.report import Finding
-from jaxbp.verify.subject import Leaf, LeafFunction, Leaves, Vector, vjp_of
+from jaxbp.verify.subject import QUICK, Leaf, LeafFunction, Leaves, Vector, vjp_of
 from jaxbp.verify.trial import Trial
 
 BATCH = 2
@@ -102,7 +102,7 @@ class NotApplicable(Exception):
 
 def _judge(s: Situation, kind: str, compositions: list[Composition], outcome: Outcome) -> None:
     names = tuple(c.name for c in compositions)
-    run = s.trial.remember((kind, names), lambda: jax.jit(_together(compositions)))
+    run = s.trial.remember((kind, names), lambda: jax.jit(_together(compositions), compiler_options=QUICK))
     arguments = [c.arguments for c in compositions]
     try:
         with s.rule.mode():
@@ -139,7 +139,7 @@ def _together(compositions: list[Composition]) -> Callable[[list[Any]], list[Lea
 def _alone(s: Situation, composition: Composition) -> tuple[Any, Exception | None]:
     try:
         with s.rule.mode():
-            return jax.jit(composition.transformed)(*composition.arguments), None
+            return jax.jit(composition.transformed, compiler_options=QUICK)(*composition.arguments), None
     except Exception as error:
         return None, error
 
