@@ -435,6 +435,7 @@ def sigmoid_cross_entropy(logits: Any, labels: Any) -> jax.Array:
     if is_array(labels) and not jnp.issubdtype(jnp.result_type(labels), jnp.floating):
         _check_range(name, labels, 2)
         labels = jnp.asarray(labels)
+        labels = labels.astype(jnp.int32) if labels.dtype == bool else labels
         valid = (labels == 0) | (labels == 1)
         labels = jnp.where(valid, labels.astype(logits.dtype), jnp.nan)
     logits, labels = floats_alike(name, logits=logits, labels=labels)
