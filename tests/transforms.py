@@ -13,7 +13,7 @@ leading axis and the result's leading axis count examples; the others are parame
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -251,6 +251,34 @@ def check_dtypes(
                     assert_no_worse(ours, theirs, right, what=name)
 
 
+# The operations that sum, and so must not round to half precision between two terms.
+SUMS = {"conv_general_dilated", "dot_general", "reduce_sum", "reduce_window_sum", "cumsum"}
+
+
+def check_sums(rule: Function, plain: Function, args: Arguments, *, terms: int) -> None:
+    """In half precision no sum, forward or backward, runs in it: read from the traced program.
+
+    By numbers alone it does not show everywhere: XLA sums some shapes in float32 of its own accord.
+    """
+    del plain, terms  # the other functions' signature
+    floating = differentiable(args)
+    for dtype in ("bfloat16", "float16"):
+        half = [jnp.asarray(a, dtype if i in floating else None) for i, a in enumerate(args)]
+        traced = jax.make_jaxpr(lambda *args: value_and_cotangents(rule, args))(*half)
+        for equation in _equations(traced.jaxpr):
+            if equation.primitive.name in SUMS:
+                assert equation.outvars[0].aval.dtype != dtype, f"in {dtype}: {equation}"
+
+
+def _equations(jaxpr: Any) -> Iterator[Any]:
+    for equation in jaxpr.eqns:
+        yield equation
+        for value in jax.tree.leaves(equation.params, is_leaf=lambda v: hasattr(v, "eqns")):
+            inner = getattr(value, "jaxpr", value)
+            if hasattr(inner, "eqns"):
+                yield from _equations(inner)
+
+
 def _jitted(fn: Function, args: Arguments, dy: Any = None) -> Any:
     return jax.jit(lambda args, dy: value_and_cotangents(fn, args, dy))(
         [jnp.asarray(a) for a in args], dy
@@ -282,4 +310,5 @@ TRANSFORMS: dict[str, Function] = {
     "shard_map": check_shard_map,
     "export": check_export,
     "dtypes": check_dtypes,
+    "sums": check_sums,
 }

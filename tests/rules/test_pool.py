@@ -250,7 +250,7 @@ def test_max_pool_grad_takes_any_winner(case, seed):
         k = oracles.place(index[1:-1], m, **geometry)
         winners[(*index, winner[index])] = oracles.inside(k, case.spatial)
     expected = oracles.max_pool_grad(dy, winners, shape, case.size, **geometry)
-    dtype = [np.uint8, np.int8, np.int32, np.int64][seed % 4]
+    dtype = [np.uint8, np.int8, np.uint16, np.int32, np.uint32, np.int64][seed % 6]
     for ties in TIES:
         dx = jaxbp.max_pool_grad(
             dy, winner.astype(dtype), shape, case.size, ties=ties, **max_options(case)
