@@ -45,13 +45,61 @@ def check_vjp(
     seed: int = 0,
     checks: Collection[str] | None = None,
 ) -> Report:
-    """Prove or refute the hand-written derivative of `fn` at these arguments."""
+    """Prove or refute the derivative of `fn`, hand-written or not, at these arguments.
+
+    Three oracles answer the same questions, and the odd one out is named: the rule, autodiff of the
+    reference in float64, and finite differences in float64. Every floating leaf of the arguments is
+    judged on its own. Then what every VJP must satisfy whatever it computes, the transforms, second
+    order and rounding in each dtype.
+
+    Args:
+        fn: the function, with or without a `custom_vjp` somewhere inside. Called as
+            `fn(*args, **kwargs)`.
+        *args: its arguments: pytrees whose floating arrays (and Python floats) are differentiated,
+            whose integer arrays are passed on, and whose other leaves (ints, bools, strings, None,
+            functions, what `nondiff_argnums` names) are static.
+        reference: a function of the same arguments to compare with. It also binds at kinks. None:
+            `fn` with every `custom_vjp` replaced by the plain function inside it; where there is
+            none, autodiff itself is on trial, against finite differences.
+        kwargs: keyword arguments, read as `args` are.
+        seed: of the cotangents and of the other points at which is compared.
+        checks: only these, of `CHECKS`; None: all. `("gradient",)` is the quickest.
+
+    Returns:
+        A `Report`: `.ok`, `.findings`, `.checks`, `.powers`; `str(report)` is the table.
+
+    Conventions: at a kink (a tie, relu's corner) any slope between the one-sided ones is right,
+        unless an explicit `reference` says which. Tolerances come from what last-bit changes of
+        the inputs do to both sides, never from sizes of arrays. A rule that cannot be
+        differentiated again, or that `shard_map` refuses with its default checks, is not wrong:
+        its row says undecided, and why.
+
+    Raises:
+        ValueError: there is no floating array to differentiate by; an unknown name in `checks`.
+        TypeError: `fn` returns no floating array.
+        Whatever `fn` itself raises for these arguments.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> @jax.custom_vjp
+        ... def scaled(x, w):
+        ...     return x * w
+        >>> scaled.defvjp(lambda x, w: (x * w, (x, w)),
+        ...               lambda kept, dy: (dy * kept[1], (dy * kept[0]).mean(0)))
+        >>> report = check_vjp(scaled, jnp.arange(6.0).reshape(3, 2), jnp.array([1.0, 2.0]),
+        ...                    checks=("gradient",))
+        >>> [(finding.argument, finding.diagnosis) for finding in report.findings]
+        [('w', 'averaged')]
+
+    See also: `assert_vjp`, for tests.
+    """
     began = time.perf_counter()
     chosen = _chosen(checks)
     trial = trial_of(fn, args, dict(kwargs or {}), reference)
     if not trial.subject.leaves:
         raise ValueError(
-            f"check_vjp: args of {trial.subject.name} must hold a floating array to differentiate by"
+            f"check_vjp: args of {trial.subject.name} must hold a floating array to "
+            f"differentiate by; got {trial.subject.argument_names}"
         )
     if not trial.given.outputs():
         raise TypeError(f"check_vjp: fn {trial.subject.name} must return a floating array")
@@ -83,7 +131,23 @@ def _reference_name(trial: Trial, reference: Callable[..., Any] | None) -> str:
 
 
 def assert_vjp(fn: Callable[..., Any], *args: Any, **options: Any) -> None:
-    """Raise AssertionError with the report unless `check_vjp` finds nothing wrong."""
+    """Raise AssertionError with the report unless `check_vjp` finds nothing wrong.
+
+    Args:
+        fn: as for `check_vjp`.
+        *args: as for `check_vjp`.
+        **options: the keyword arguments of `check_vjp`.
+
+    Raises:
+        AssertionError: something is wrong; the message is the report.
+        And what `check_vjp` raises.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> assert_vjp(jnp.tanh, jnp.array([0.5, -1.0]), checks=("gradient",))
+
+    See also: `check_vjp`.
+    """
     report = check_vjp(fn, *args, **options)
     if not report.ok:
         raise AssertionError(str(report))
@@ -119,7 +183,9 @@ def _run(
     if "linear" in chosen:
         outcome.add(properties.linear(trial, points, rng))
     # What is not even linear, or not even a function, has no gradient to diagnose.
-    twisted = {f.argument for f in outcome.findings if f.diagnosis in ("nonlinear", "nondeterministic")}
+    twisted = {
+        f.argument for f in outcome.findings if f.diagnosis in ("nonlinear", "nondeterministic")
+    }
     if "gradient" in chosen:
         taken = gradient.samples(trial, points, rng)
         judged = gradient.judge(trial, taken, points, rng)

@@ -1,4 +1,4 @@
-"""What a diagnosis has to go by: what one leaf's cotangent is and should be, over many questions."""
+"""What a diagnosis has to go by: what one cotangent is and should be, for many questions."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -104,7 +104,7 @@ def gather(
     parts: Callable[[], Parts | None] = lambda: None,
     given: Vector | None = None,
 ) -> Evidence | None:
-    """The evidence in (x, c, got, expected, tolerance) for one leaf; None where nothing is finite."""
+    """The evidence in (x, c, got, expected, tolerance) for one leaf; None if none is finite."""
     if not questions:
         return None
     xs, cs, got, expected, tolerance = map(np.array, zip(*questions, strict=True))

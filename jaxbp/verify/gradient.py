@@ -147,13 +147,19 @@ def _verdict(trial: Trial, arbiter: Arbiter, leaf: Leaf, taken: list[Sample]) ->
                 known = np.isfinite(ruling.value) and np.isfinite(ruling.error)
                 if known and np.isfinite(sample.got[index]):
                     if who in ("rule", "kink"):
-                        _note(verdict, f"autodiff of the reference is {sample.expected[index]} for "
-                              f"`{leaf.name}`; the rule agrees with finite differences")
+                        _note(
+                            verdict,
+                            f"autodiff of the reference is {sample.expected[index]} for "
+                            f"`{leaf.name}`; the rule agrees with finite differences",
+                        )
                         continue
                     if who in ("neither", "reference"):
                         return Verdict(sample, "rule", verdict.notes)
-                _note(verdict, f"autodiff of the reference is {sample.expected[index]} somewhere in "
-                      f"`{leaf.name}`, and finite differences cannot decide there")
+                _note(
+                    verdict,
+                    f"autodiff of the reference is {sample.expected[index]} somewhere in "
+                    f"`{leaf.name}`, and finite differences cannot decide there",
+                )
                 continue
             if not np.isfinite(sample.got[index]):
                 return Verdict(sample, "rule", verdict.notes, "nan", "nan")
@@ -166,8 +172,11 @@ def _verdict(trial: Trial, arbiter: Arbiter, leaf: Leaf, taken: list[Sample]) ->
             if who == "rule":
                 if trial.explicit:
                     return Verdict(sample, "reference", verdict.notes)
-                _note(verdict, f"autodiff of the reference is wrong for `{leaf.name}`: the rule "
-                      "agrees with finite differences, and autodiff does not")
+                _note(
+                    verdict,
+                    f"autodiff of the reference is wrong for `{leaf.name}`: the rule "
+                    "agrees with finite differences, and autodiff does not",
+                )
                 continue
             return Verdict(sample, "rule", verdict.notes)
     return verdict
@@ -177,7 +186,9 @@ def _certainty(sample: Sample, leaf: Leaf) -> float:
     """Dense cotangents away from ties first: there nothing can excuse an error."""
     excess = sample.excess()[leaf.part]
     finite = excess[np.isfinite(excess)]
-    return float(np.log10(max(finite.max(initial=0.0), 1e-300))) + 3.0 * sample.label.startswith("other")
+    return float(np.log10(max(finite.max(initial=0.0), 1e-300))) + 3.0 * sample.label.startswith(
+        "other"
+    )
 
 
 def _note(verdict: Verdict, text: str) -> None:
@@ -229,7 +240,9 @@ def explain(
     dense = [s for s in taken if np.count_nonzero(s.c) == s.c.size]
     away = [s for s in dense if s.label.startswith("other")]
     for chosen in (away, dense, taken):
-        questions = [(s.x, s.c, s.got, s.expected, s.tolerance) for s in chosen if s.wrong(leaf).any()]
+        questions = [
+            (s.x, s.c, s.got, s.expected, s.tolerance) for s in chosen if s.wrong(leaf).any()
+        ]
         outputs = [tuple(out.shape) for out in trial.given.outputs()]
         gathered = evidence.gather(
             leaf,

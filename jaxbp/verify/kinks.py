@@ -103,8 +103,8 @@ def _together(
                     leaf.name,
                     "ties",
                     f"each slope at the tie is possible, but not all of them together: moved at "
-                    f"once, the tied entries have slope {low:.4g} to {high:.4g}, and the rule's add "
-                    f"up to {mine:.4g}",
+                    f"once, the tied entries have slope {low:.4g} to {high:.4g}, and the rule's "
+                    f"add up to {mine:.4g}",
                     "rule",
                     **numbers(_alone(sample, own[0]), leaf),  # type: ignore[arg-type]
                 )
@@ -116,7 +116,9 @@ def _sample(trial: Trial, rng: np.random.Generator) -> Sample:
     changed argument leaves the tie; errors at a kink are as large as the slopes themselves."""
     x, c = trial.subject.x, trial.cotangent(rng)
     got, expected = trial.rule(x, c), trial.truth(x, c)
-    tolerance = comparison.SPREADS * comparison.spread(trial.rule, x, c, trial.eps, rng, move_x=False)
+    tolerance = comparison.SPREADS * comparison.spread(
+        trial.rule, x, c, trial.eps, rng, move_x=False
+    )
     tolerance += comparison.rounding(expected, trial.subject.leaves, trial.eps)
     for leaf in trial.subject.leaves:
         size = np.nan_to_num(np.abs(expected[leaf.part]), posinf=0.0)

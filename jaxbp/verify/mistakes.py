@@ -88,7 +88,9 @@ def _multiple_of_the_data(e: Evidence) -> Iterator[Diagnosis]:
         return
     axes = tuple(range(1, e.got.ndim))
     norm = np.sum(e.truth * e.truth, axis=axes)
-    ratio = np.divide(np.sum(e.got * e.truth, axis=axes), norm, out=np.zeros_like(norm), where=norm > 0)
+    ratio = np.divide(
+        np.sum(e.got * e.truth, axis=axes), norm, out=np.zeros_like(norm), where=norm > 0
+    )
     share = e.explained(ratio.reshape(-1, *[1] * len(axes)) * e.truth)
     if share < 0.95 or np.any(ratio == 0):
         return
@@ -122,15 +124,13 @@ def rearranged(e: Evidence) -> Iterator[Diagnosis]:
         yield Diagnosis(word, f"the cotangent is the truth {sentence}", e.explained(answer))
 
 
-def _rearrangements(
-    v: np.ndarray, shape: tuple[int, ...]
-) -> Iterator[tuple[str, str, np.ndarray]]:
+def _rearrangements(v: np.ndarray, shape: tuple[int, ...]) -> Iterator[tuple[str, str, np.ndarray]]:
     """`v` [S, *shape] rearranged in every way that keeps the shape."""
     axes = [a for a, size in enumerate(shape) if size > 1]
     yield from _exchanged(v, shape)
     for chosen in _subsets(axes):
         where = ", ".join(map(str, chosen))
-        yield "flipped", f"mirrored along axes {where}", np.flip(v, [a + 1 for a in chosen])
+        yield "flipped", f"mirrored along axes {where}", np.flip(v, tuple(a + 1 for a in chosen))
     for axis in axes:
         for step in range(1, min((shape[axis] + 1) // 2, 4) + 1):
             for k in (step, -step):
@@ -143,7 +143,7 @@ def _rearrangements(
             for chosen in _subsets([a for a in axes if a not in (i, k)]):
                 where = ", ".join(map(str, chosen))
                 what = f"with axes {i} and {k} exchanged and mirrored along {where}"
-                yield "flipped", what, np.flip(swapped, [a + 1 for a in chosen])
+                yield "flipped", what, np.flip(swapped, tuple(a + 1 for a in chosen))
     yield from _factored(v, shape)
 
 
@@ -159,7 +159,9 @@ def _exchanged(v: np.ndarray, shape: tuple[int, ...]) -> Iterator[tuple[str, str
             yield "transposed", what, turned.reshape(v.shape)
             if not same:  # the other way round: laid out in another order, then read as this one
                 other = v.reshape((len(v), *[shape[a] for a in order]))
-                back = np.transpose(other, (0, *[int(np.argsort(order)[a]) + 1 for a in range(rank)]))
+                back = np.transpose(
+                    other, (0, *[int(np.argsort(order)[a]) + 1 for a in range(rank)])
+                )
                 if back.shape == v.shape:
                     yield "transposed", f"reshaped, then with axes {order} exchanged", back
 
@@ -429,7 +431,14 @@ def some_contributions(e: Evidence) -> Iterator[Diagnosis]:
     lost = touched & (held == 0)
     if np.all((held == all_of_them) | lost):  # entry by entry: all or nothing
         wrong = lost.reshape(e.leaf.shape)
-        first = [bool(wrong[i].all()) or not touched.reshape(wrong.shape)[i].any() for i in range(len(wrong))] if wrong.ndim else []
+        first = (
+            [
+                bool(wrong[i].all()) or not touched.reshape(wrong.shape)[i].any()
+                for i in range(len(wrong))
+            ]
+            if wrong.ndim
+            else []
+        )
         if wrong.ndim and 2 * sum(first) >= len(first) and not wrong[np.logical_not(first)].any():
             yield Diagnosis(
                 "one-example",
@@ -438,7 +447,11 @@ def some_contributions(e: Evidence) -> Iterator[Diagnosis]:
                 1.0,
             )
         return
-    if len(e.outputs) == 1 and e.outputs[0] == e.leaf.shape and np.all(kept | ~np.eye(len(rows), dtype=bool)):
+    if (
+        len(e.outputs) == 1
+        and e.outputs[0] == e.leaf.shape
+        and np.all(kept | ~np.eye(len(rows), dtype=bool))
+    ):
         own = np.eye(len(rows), dtype=bool)
         if not np.any(kept & there & ~own):
             yield Diagnosis(
@@ -455,8 +468,8 @@ def some_contributions(e: Evidence) -> Iterator[Diagnosis]:
     if few_kept and not np.any(lost) and (axis_wise is None or axis_wise[2] > 1):
         yield Diagnosis(
             "overwritten",
-            f"entries that several outputs contribute to (up to {int(all_of_them.max())}) keep only "
-            "some contributions: the others are replaced where they should be added",
+            f"entries that several outputs contribute to (up to {int(all_of_them.max())}) keep "
+            "only some contributions: the others are replaced where they should be added",
             1.0,
         )
         return
@@ -529,7 +542,10 @@ def one_region(e: Evidence) -> Iterator[Diagnosis]:
     right = there & ~off
     if not off.any() or right.sum() < 2 or right.sum() < 0.3 * e.leaf.size:
         return
-    sentence = f"right at {int(right.sum())} of {e.leaf.size} entries, wrong by a factor at {int(off.sum())}"
+    sentence = (
+        f"right at {int(right.sum())} of {e.leaf.size} entries, wrong by a factor at "
+        f"{int(off.sum())}"
+    )
     x = e.points[0][e.leaf.part]
     for values, what in ((x, f"`{e.leaf.name}`"), (np.abs(x), f"|`{e.leaf.name}`|")):
         for side, low, high in (
@@ -575,7 +591,7 @@ def factor(e: Evidence) -> Iterator[Diagnosis]:
 
 
 def divided_by_counts(e: Evidence) -> Iterator[Diagnosis]:
-    """Each entry over the number of its contributions: an embedding's row that occurs twice, say."""
+    """Each entry over the number of its contributions: an embedding's row used twice, say."""
     found = _ratio_per_entry(e)
     if found is not None and _divided_by_counts(e, found[0]):
         ratio, share = found

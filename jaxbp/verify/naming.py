@@ -7,7 +7,9 @@ from collections.abc import Iterable, Iterator, Sequence
 Shape = tuple[int, ...]
 
 
-def counts(inputs: Sequence[tuple[str, Shape]], outputs: Sequence[Shape]) -> Iterator[tuple[int, str]]:
+def counts(
+    inputs: Sequence[tuple[str, Shape]], outputs: Sequence[Shape]
+) -> Iterator[tuple[int, str]]:
     """Numbers of things that could be summed or averaged over, the most likely first."""
     for shape in outputs:
         yield from _products("the output", shape)

@@ -65,9 +65,7 @@ def check(trial: Trial, points: list[Vector], rng: np.random.Generator) -> Outco
     return outcome
 
 
-def _sample(
-    x: Vector, c: Vector, answer: Vector, slopes: dict[int, Slope], leaf: Leaf
-) -> Sample:
+def _sample(x: Vector, c: Vector, answer: Vector, slopes: dict[int, Slope], leaf: Leaf) -> Sample:
     """Rule against differences; entries that were not differenced agree by construction."""
     expected, tolerance = answer.copy(), np.full(answer.shape, np.inf)
     for index, slope in slopes.items():
@@ -152,7 +150,7 @@ def _diagnosed(
     slopes: dict[int, Slope] | None,
     rng: np.random.Generator,
 ) -> Diagnosis:
-    """The diagnosis with the differenced Jacobian for truth, where the leaf was differenced whole."""
+    """The diagnosis, with the differenced Jacobian for truth if the leaf was differenced whole."""
     if slopes is None or len(slopes) != leaf.size:
         return Diagnosis("unknown", "only some entries were differenced", 0.0)
     jacobian = np.array([slopes[leaf.start + i].value for i in range(leaf.size)])
@@ -170,7 +168,9 @@ def _diagnosed(
     for _ in range(4):
         c = trial.cotangent(rng)
         got, expected = trial.rule(sample.x, c), truth(sample.x, c)
-        questions.append((sample.x, c, got, expected, np.full(got.shape, sample.tolerance[leaf.part].max())))
+        questions.append(
+            (sample.x, c, got, expected, np.full(got.shape, sample.tolerance[leaf.part].max()))
+        )
     outputs = [tuple(out.shape) for out in trial.given.outputs()]
     gathered = evidence.gather(leaf, trial.subject.leaves, outputs, questions, trial.rule, truth)
     if gathered is None:

@@ -28,12 +28,15 @@ def check(
     trial: Trial, points: list[Vector], rng: np.random.Generator
 ) -> tuple[Outcome, list[Precision]]:
     """One row for each dtype, and the figures."""
-    outcome, figures = Outcome(), []
+    outcome = Outcome()
+    figures: list[Precision] = []
     if not trial.subject.is_real:
         outcome.row("precision", None, "complex arguments")
         return outcome, figures
     if not trial.wide or not trial.truth.wide:
-        outcome.row("precision", None, "rule or reference does not run in float64: no truth to measure by")
+        outcome.row(
+            "precision", None, "rule or reference does not run in float64: no truth to measure by"
+        )
         return outcome, figures
     for dtype in DTYPES:
         measured = _in_dtype(trial, dtype, [points[-1], points[0]], rng, outcome)
@@ -57,7 +60,8 @@ def _in_dtype(
         lines = str(error).strip().splitlines() or [""]
         outcome.row(name, None, f"not run: {type(error).__name__}: {lines[0][:160]}")
         return []
-    figures, bad = [], []
+    figures: list[Precision] = []
+    bad: list[Leaf] = []
     for leaf in trial.subject.leaves:
         mine, theirs, conditioned = errors[leaf.name]
         if not np.isfinite(theirs):
@@ -65,8 +69,8 @@ def _in_dtype(
         ratio = mine / max(theirs, FLOORS[dtype])
         figures.append(Precision(dtype, leaf.name, mine, theirs, ratio))
         half = str(leaf.dtype) == dtype != "float32"
-        worst = WORST_RATIO_IN_HALF if half else WORST_RATIO
-        if ratio > worst and conditioned > worst / 3:
+        allowed = WORST_RATIO_IN_HALF if half else WORST_RATIO
+        if ratio > allowed and conditioned > allowed / 3:
             bad.append(leaf)
             outcome.findings.append(
                 Finding(
@@ -79,7 +83,7 @@ def _in_dtype(
                     "rule",
                     got=mine,
                     expected=theirs,
-                    tolerance=worst * max(theirs, FLOORS[dtype]),
+                    tolerance=allowed * max(theirs, FLOORS[dtype]),
                 )
             )
     if not figures:

@@ -1,6 +1,6 @@
-"""A function without its hand-written rules: every `custom_vjp` replaced by the plain function in it.
+"""A function without its hand-written rules: each `custom_vjp` replaced by its primal.
 
-Works on the traced program, so the rule may sit anywhere: in a jitted helper, a scan body, a branch.
+Works on the traced program, so the rule may sit anywhere: in a jitted helper, a scan, a branch.
 """
 
 from collections.abc import Callable, Iterator

@@ -72,7 +72,7 @@ class Report:
 
     function: str
     arguments: tuple[str, ...]
-    """Every differentiable leaf, as in `Finding.argument`, with its dtype and shape after a colon."""
+    """Every differentiable leaf, as in `Finding.argument`, with dtype and shape after a colon."""
     checks: tuple[Check, ...]
     findings: tuple[Finding, ...]
     powers: tuple[Power, ...] = ()

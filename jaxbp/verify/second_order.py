@@ -14,7 +14,7 @@ from jaxbp.verify.trial import Trial
 
 
 def reverse_over_reverse(fn: LeafFunction) -> Callable[[Leaves, Leaves, Leaves, Leaves], Leaves]:
-    """The VJP, for `u`, of (leaves, cotangents) -> VJP of `fn`: one list, leaves before cotangents."""
+    """The VJP for `u` of (leaves, cotangents) -> VJP of `fn`, leaves before cotangents."""
     first = vjp_of(fn)
 
     def second(leaves: Leaves, others: Leaves, cts: Leaves, u: Leaves) -> Leaves:
@@ -38,7 +38,9 @@ def forward_over_reverse(fn: LeafFunction) -> Callable[[Leaves, Leaves, Leaves, 
 class _Second:
     """One of the two above, on vectors: x and c together in, `u` held."""
 
-    def __init__(self, trial: Trial, pullback: Pullback, make: Callable[[LeafFunction], Any]) -> None:
+    def __init__(
+        self, trial: Trial, pullback: Pullback, make: Callable[[LeafFunction], Any]
+    ) -> None:
         self.trial, self.pullback = trial, pullback
         self.run = jax.jit(make(pullback.fn), compiler_options=QUICK)
 
@@ -64,8 +66,8 @@ def check(trial: Trial, points: list[Vector], rng: np.random.Generator) -> Outco
         (reverse_over_reverse, "gradient of gradient"),
         (forward_over_reverse, "forward over reverse"),
     ):
-        rule = trial.remember(("second", label, "rule"), lambda m=make: _Second(trial, trial.rule, m))
-        truth = trial.remember(("second", label, "truth"), lambda m=make: _Second(trial, trial.truth, m))
+        rule = _remembered(trial, trial.rule, make)
+        truth = _remembered(trial, trial.truth, make)
         if label == "forward over reverse" and outcome.findings:
             return outcome
         _compare(trial, rule, truth, points, rng, label, outcome)
@@ -75,6 +77,11 @@ def check(trial: Trial, points: list[Vector], rng: np.random.Generator) -> Outco
         outcome.checks = [c for c in outcome.checks if c.name != name]
         outcome.row(name, True, "gradient of gradient, forward over reverse")
     return outcome
+
+
+def _remembered(trial: Trial, pullback: Pullback, make: Callable[[LeafFunction], Any]) -> _Second:
+    key = ("second", make.__name__, pullback is trial.rule)
+    return trial.remember(key, lambda: _Second(trial, pullback, make))
 
 
 def _compare(
@@ -90,8 +97,14 @@ def _compare(
     extended = [*subject.leaves]
     if label == "gradient of gradient":
         extended.append(
-            Leaf("the incoming cotangent", -1, (trial.output_size,), np.dtype(float),
-                 subject.size, subject.size + trial.output_size)
+            Leaf(
+                "the incoming cotangent",
+                -1,
+                (trial.output_size,),
+                np.dtype(float),
+                subject.size,
+                subject.size + trial.output_size,
+            )
         )
     away = points[1:] or points
     for x in away[:2]:
@@ -104,7 +117,9 @@ def _compare(
             try:
                 theirs = truth.at(u)(x, c)
             except Exception as error:
-                outcome.row("second-order", None, f"the reference has no second order: {_said(error)}")
+                outcome.row(
+                    "second-order", None, f"the reference has no second order: {_said(error)}"
+                )
                 return
             try:
                 rule.at(u)(x, c)
@@ -125,7 +140,12 @@ def _compare(
                 if wrong or leaf is subject.leaves[0]:
                     break
             elif wrong and not any(f.argument == leaf.name for f in outcome.findings):
-                part = max(wrong, key=lambda p: float(np.max(np.nan_to_num(sample.excess()[p.part], posinf=1e300))))
+                part = max(
+                    wrong,
+                    key=lambda p: float(
+                        np.max(np.nan_to_num(sample.excess()[p.part], posinf=1e300))
+                    ),
+                )
                 _found(trial, sample, part, leaf.name, x, c, u, label, outcome, rng)
 
 
@@ -201,5 +221,3 @@ def _finite_difference(
 def _said(error: Exception) -> str:
     lines = str(error).strip().splitlines() or [""]
     return f"{type(error).__name__}: {lines[0][:200]}"
-
-

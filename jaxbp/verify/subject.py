@@ -168,7 +168,7 @@ class Pullback:
 
     def mode(self) -> Any:
         """The context in which the function is traced and run."""
-        return jax.enable_x64(True) if self.wide else jax.enable_x64(jax.config.jax_enable_x64)
+        return jax.enable_x64(True) if self.wide else jax.enable_x64(x64_enabled())
 
     def outputs(self) -> list[jax.ShapeDtypeStruct]:
         """The output leaves' shapes and dtypes."""
@@ -221,6 +221,11 @@ class Pullback:
         return value, pull_back
 
 
+def x64_enabled() -> bool:
+    """Whether the user runs JAX in its 64-bit mode."""
+    return bool(jax.config.read("jax_enable_x64"))
+
+
 def vjp_of(fn: LeafFunction) -> Callable[[Leaves, Leaves, Leaves], tuple[Leaves, Leaves]]:
     """(leaves, others, cotangents) -> (value, VJP)."""
 
@@ -236,9 +241,6 @@ def _function_name(fn: Any) -> str:
         fn = fn.func
     fn = getattr(fn, "fun", fn)
     return str(getattr(fn, "__qualname__", None) or type(fn).__name__).replace("<locals>.", "")
-
-
-
 
 
 def _parameter_names(fn: Any, count: int, kwargs: Mapping[str, Any]) -> list[str]:
@@ -268,10 +270,7 @@ def _locate(
     path: tuple[Any, ...], names: list[str], count: int, kwargs: Mapping[str, Any]
 ) -> tuple[int, str]:
     """The top-level argument that a leaf belongs to, and the leaf's name."""
-    if path[0].idx == 0:
-        argument = path[1].idx
-    else:
-        argument = count + list(kwargs).index(path[1].key)
+    argument = path[1].idx if path[0].idx == 0 else count + list(kwargs).index(path[1].key)
     return argument, names[argument] + jax.tree_util.keystr(path[2:])
 
 

@@ -59,9 +59,7 @@ def one_factor(e: Evidence) -> Iterator[Diagnosis]:
             continue
         weights = parts.whole()
         weights[gate.index], weights[gate.partner] = 1.0, 0.0
-        yield Diagnosis(
-            "missing-term", f"{gate.what} is left out", _share(e, parts, (weights, {}))
-        )
+        yield Diagnosis("missing-term", f"{gate.what} is left out", _share(e, parts, (weights, {})))
 
 
 def some_uses(e: Evidence) -> Iterator[Diagnosis]:

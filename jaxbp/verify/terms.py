@@ -1,9 +1,9 @@
 """The derivative of a function taken apart: every path that it flows along can be cut or changed.
 
-`Gated` runs the plain function's program with a gate on each place where its derivative branches.
-The values are the function's own; the gates say what the *derivative* is: whole, without one path,
-with one elementwise derivative left out, with one operand mirrored or exchanged. A hand-written rule
-that forgets such a thing gives exactly the answer of one setting of the gates.
+`Gated` runs the plain function's program with a gate wherever its derivative branches. The values
+are the function's own; the gates say what the *derivative* is: whole, without one path, with one
+elementwise derivative left out, with one operand mirrored or exchanged. A hand-written rule that
+forgets such a thing gives exactly the answer of one setting of the gates.
 """
 
 import dataclasses
@@ -28,7 +28,15 @@ _SAME_SHAPE_UNARY = {
 _CONTRACTIONS = {"dot_general", "conv_general_dilated"}
 _PASSING = {"mul", "div", "max", "min", "pow", "select_n", "atan2"}
 _WITH_OWN_PATHS = _SAME_SHAPE_UNARY | _CONTRACTIONS | _PASSING
-_CALLS = {"jit", "pjit", "closed_call", "custom_jvp_call", "custom_vjp_call", "checkpoint", "remat2"}
+_CALLS = {
+    "jit",
+    "pjit",
+    "closed_call",
+    "custom_jvp_call",
+    "custom_vjp_call",
+    "checkpoint",
+    "remat2",
+}
 
 
 @jax.custom_vjp
@@ -222,7 +230,9 @@ class _Run:
             return [self._contraction(eqn, operands, flows, here)]
         return primal.bind(eqn, eqn.params, operands)
 
-    def _cut(self, eqn: Any, operands: list[Any], i: int, here: tuple[Any, ...]) -> tuple[Any, Gate | None]:
+    def _cut(
+        self, eqn: Any, operands: list[Any], i: int, here: tuple[Any, ...]
+    ) -> tuple[Any, Gate | None]:
         """Operand `i` behind a path of its own, the one that `straight` and `operand` cut."""
         gate = self.owner.gate(
             (here, i, "own"),
@@ -248,7 +258,9 @@ class _Run:
         )
         return y if gate is None else _join(y, raw, self.weight(gate))
 
-    def _passing(self, eqn: Any, operands: list[Any], flows: list[bool], here: tuple[Any, ...]) -> Any:
+    def _passing(
+        self, eqn: Any, operands: list[Any], flows: list[bool], here: tuple[Any, ...]
+    ) -> Any:
         """A product without the other factor; a maximum, a selection without its mask."""
         raw = list(operands)
         cuts: list[Gate | None] = [None] * len(operands)
@@ -259,7 +271,9 @@ class _Run:
         for i, cut in enumerate(cuts):
             if cut is None or raw[i].shape != y.shape or raw[i].dtype != y.dtype:
                 continue
-            factor = "the mask" if eqn.primitive.name in ("max", "min", "select_n") else "the factor"
+            factor = (
+                "the mask" if eqn.primitive.name in ("max", "min", "select_n") else "the factor"
+            )
             gate = self.owner.gate(
                 (here, i, "straight"),
                 kind="straight",
@@ -352,7 +366,9 @@ class _Run:
             return out[:n_carry], out[n_carry:]
 
         counter = jnp.arange(length)
-        carry, ys = jax.lax.scan(step, list(init), (list(xs), counter), length, reverse=p["reverse"])
+        carry, ys = jax.lax.scan(
+            step, list(init), (list(xs), counter), length, reverse=p["reverse"]
+        )
         return [*carry, *ys]
 
 

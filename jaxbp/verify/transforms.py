@@ -23,7 +23,7 @@ LeavesVjp = Callable[[Leaves, Leaves, Leaves], Leaves]
 
 
 class Situation:
-    """Two points, two cotangents, and the plain answers to them, which every transform must give."""
+    """Two points, two cotangents, and the plain answers, which every transform must give."""
 
     def __init__(self, trial: Trial, points: Sequence[Vector], rng: np.random.Generator) -> None:
         self.trial, self.rule = trial, trial.rule
@@ -102,14 +102,17 @@ class NotApplicable(Exception):
 
 def _judge(s: Situation, kind: str, compositions: list[Composition], outcome: Outcome) -> None:
     names = tuple(c.name for c in compositions)
-    run = s.trial.remember((kind, names), lambda: jax.jit(_together(compositions), compiler_options=QUICK))
+    run = s.trial.remember(
+        (kind, names), lambda: jax.jit(_together(compositions), compiler_options=QUICK)
+    )
     arguments = [c.arguments for c in compositions]
     try:
         with s.rule.mode():
-            answers = [(c, answer, None) for c, answer in zip(compositions, run(arguments), strict=True)]
+            together = list(run(arguments))
+        answers: list[tuple[Any, Exception | None]] = [(answer, None) for answer in together]
     except Exception:  # one of them fails: which one?
-        answers = [(c, *_alone(s, c)) for c in compositions]
-    for composition, answer, error in answers:
+        answers = [_alone(s, composition) for composition in compositions]
+    for composition, (answer, error) in zip(compositions, answers, strict=True):
         if error is not None:
             _raised(s, kind, composition, error, outcome)
             return
@@ -139,7 +142,9 @@ def _together(compositions: list[Composition]) -> Callable[[list[Any]], list[Lea
 def _alone(s: Situation, composition: Composition) -> tuple[Any, Exception | None]:
     try:
         with s.rule.mode():
-            return jax.jit(composition.transformed, compiler_options=QUICK)(*composition.arguments), None
+            return jax.jit(composition.transformed, compiler_options=QUICK)(
+                *composition.arguments
+            ), None
     except Exception as error:
         return None, error
 
@@ -186,7 +191,9 @@ def _first_wrong(
     leaves = s.trial.subject.leaves
     for leaf, got in zip(leaves, answer, strict=True):
         stacked = np.asarray(got, dtype=np.complex128 if leaf.dtype.kind == "c" else np.float64)
-        members = stacked if len(composition.expected) > 1 and stacked.ndim > len(leaf.shape) else None
+        members = (
+            stacked if len(composition.expected) > 1 and stacked.ndim > len(leaf.shape) else None
+        )
         if members is None:
             total = sum(np.asarray(e[leaf.part]) for e, _ in composition.expected)
             room = sum(np.asarray(t[leaf.part]) for _, t in composition.expected)
@@ -226,7 +233,7 @@ def _subsets(s: Situation) -> list[tuple[int, ...]]:
         for chosen in itertools.combinations(arguments, length)
     ]
     if len(every) > MOST_SUBSETS:
-        every = [(a,) for a in arguments][: MOST_SUBSETS - 1] + [tuple(arguments)]
+        every = [*[(a,) for a in arguments][: MOST_SUBSETS - 1], tuple(arguments)]
     return every
 
 
@@ -335,7 +342,7 @@ def _remats(s: Situation, fn: LeafFunction | None = None) -> list[Composition]:
 
 
 def _shard_maps(s: Situation) -> list[Composition]:
-    """Split the leading axis of the first array over the devices, replicate what has another one."""
+    """Split the first array's leading axis over the devices, replicate what has another one."""
     subject = s.trial.subject
     first = next((leaf for leaf in subject.leaves if leaf.shape and leaf.size), None)
     if first is None:
@@ -346,7 +353,9 @@ def _shard_maps(s: Situation) -> list[Composition]:
     length = first.shape[0]
 
     def spec(shape: tuple[int, ...], argument: int) -> P:
-        split = argument == first.argument or (argument > 0 and shape[:1] == (length,) and _batched(s))
+        split = argument == first.argument or (
+            argument > 0 and shape[:1] == (length,) and _batched(s)
+        )
         return P("shard") if shape and split else P()
 
     leaf_specs = [spec(leaf.shape, leaf.argument) for leaf in subject.leaves]
@@ -358,7 +367,9 @@ def _shard_maps(s: Situation) -> list[Composition]:
     def local(leaves: Leaves, others: Leaves) -> Leaves:
         return [jnp.expand_dims(out, 0) for out in fn(leaves, others)]
 
-    shard = jax.shard_map(local, mesh=mesh, in_specs=(leaf_specs, other_specs), out_specs=P("shard"))
+    shard = jax.shard_map(
+        local, mesh=mesh, in_specs=(leaf_specs, other_specs), out_specs=P("shard")
+    )
     x = s.points[0]
     return [
         Composition(
@@ -374,5 +385,3 @@ def _batched(s: Situation) -> bool:
     """Whether the outputs carry the first array's leading axis: then others with it do as well."""
     length = s.trial.subject.leaves[0].shape[:1]
     return all(out.shape[:1] == length for out in s.trial.given.outputs())
-
-

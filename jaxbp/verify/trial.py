@@ -1,4 +1,4 @@
-"""The three oracles at work on one subject: rule, reference and plain values, and where to ask them.
+"""The three oracles at work on one subject: rule, reference, plain values, and where to ask.
 
 Everything compiled is kept here, and a later check of the same function with arguments of the same
 shapes finds it again: a loop over seeds compiles once.
@@ -13,8 +13,16 @@ import numpy as np
 
 from jaxbp.verify import comparison, data, primal
 from jaxbp.verify.finite_differences import FiniteDifferences
+from jaxbp.verify.subject import (
+    LeafFunction,
+    Pullback,
+    Subject,
+    Vector,
+    pack,
+    vjp_of,
+    x64_enabled,
+)
 from jaxbp.verify.terms import Parts
-from jaxbp.verify.subject import LeafFunction, Pullback, Subject, Vector, pack, vjp_of
 
 FULL_ROWS = 48
 """A Jacobian of at most so many rows is compared whole."""
@@ -122,7 +130,7 @@ class Trial:
                 return None
             return parts if np.allclose(whole, truth, 1e-6, equal_nan=True) else None
 
-        return self.remember("parts", make)  # type: ignore[no-any-return]
+        return self.remember("parts", make)
 
     def as_given(self, fn: LeafFunction) -> Pullback:
         """`fn` on the leaves as they were given."""
@@ -141,7 +149,7 @@ class Trial:
         return sum(int(np.prod(out.shape, dtype=int)) for out in self.given.outputs())
 
     def other_points(self, rng: np.random.Generator) -> list[Vector]:
-        """Points away from the given one at which the function has a finite value and derivative."""
+        """Points away from the given one, with a finite value and derivative."""
         points = []
         for spreads in ((0.7, 0.3, 0.1, 0.01), (0.02, 0.003)):
             for spread in spreads:
@@ -154,13 +162,13 @@ class Trial:
                     break
         return points
 
-    def compare(self, x: Vector, c: Vector, rng: np.random.Generator, label: str) -> comparison.Sample:
+    def compare(
+        self, x: Vector, c: Vector, rng: np.random.Generator, label: str
+    ) -> comparison.Sample:
         """Rule against reference."""
         leaves = self.subject.leaves
         floor = self.floor(x, c)
-        return comparison.compare(
-            self.rule, self.truth, x, c, leaves, self.eps, rng, label, floor
-        )
+        return comparison.compare(self.rule, self.truth, x, c, leaves, self.eps, rng, label, floor)
 
     def floor(self, x: Vector, c: Vector) -> Vector:
         """What rounding the outputs alone can do to a slope: nothing smaller is an error.
@@ -210,7 +218,7 @@ def trial_of(
     key: Any = None
     shapes = subject.cache_key()
     if shapes is not None:
-        key = (fn, reference, shapes, bool(jax.config.jax_enable_x64))
+        key = (fn, reference, shapes, x64_enabled())
         try:
             known = _TRIALS.get(key)
         except TypeError:  # fn itself cannot be hashed
