@@ -14,7 +14,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from importlib.metadata import version
@@ -28,6 +28,7 @@ import numpy as np
 
 from jaxbp.verify import check_vjp, render, spec
 from jaxbp.verify.case import Case
+from jaxbp.verify.check import CHECKS
 from jaxbp.verify.discover import discover, reason
 from jaxbp.verify.files import refuse_unwritable, write_whole
 from jaxbp.verify.report import Report
@@ -110,6 +111,9 @@ def _parser() -> argparse.ArgumentParser:
         help="arguments that are no arrays: Python literals, or a bare word for a string",
     )
     verify.add_argument("--seed", type=int, default=0, metavar="N", help="of every random choice")
+    verify.add_argument(
+        "--checks", nargs="+", choices=CHECKS, metavar="NAME", help=f"of {', '.join(CHECKS)}"
+    )
     verify.add_argument("--json", type=Path, metavar="FILE", help="write the reports there too")
     verify.add_argument("--cases", metavar="MODULE", help="check the cases that a module lists")
     verify.add_argument(
@@ -164,7 +168,8 @@ def _verify_one(options: argparse.Namespace) -> int:
         raise CannotRunError(f"{options.target} needs --args, such as --args 'f32[2,3]' 'f32[3]'")
     args, kwargs = _arrays(options.args, options.seed)
     kwargs |= _statics(options.static, kwargs)
-    report = _check(options.target, function, args, kwargs, reference, options.seed)
+    case = Case(options.target, function, args, kwargs, reference)
+    report = _check(case, args, options.seed, options.checks)
     print(render.render(report, render.wants_color(sys.stdout)))
     if options.json is not None:
         _write(options.json, report.to_dict())
@@ -257,25 +262,23 @@ def _where(error: BaseException) -> str:
     return f"{foreign[-1].filename}:{foreign[-1].lineno}: " if foreign else ""
 
 
-def _check(
-    name: str,
-    function: Callable[..., Any],
-    args: tuple[Any, ...],
-    kwargs: Mapping[str, Any],
-    reference: Callable[..., Any] | None,
-    seed: int,
-) -> Report:
+def _check(case: Case, args: tuple[Any, ...], seed: int, checks: Collection[str] | None) -> Report:
+    function, kwargs = case.function, case.kwargs
     try:
         jax.eval_shape(lambda: function(*args, **kwargs))
     except Exception as error:
-        raise CannotRunError(f"{name} refuses {_shapes(args, kwargs)}: {reason(error)}") from None
+        raise CannotRunError(
+            f"{case.name} refuses {_shapes(args, kwargs)}: {reason(error)}"
+        ) from None
     try:
-        report = check_vjp(function, *args, reference=reference, kwargs=kwargs, seed=seed)
+        report = check_vjp(
+            function, *args, reference=case.reference, kwargs=kwargs, seed=seed, checks=checks
+        )
     except Exception as error:
         raise CannotRunError(
-            f"{name} cannot be checked on {_shapes(args, kwargs)}: {reason(error)}"
+            f"{case.name} cannot be checked on {_shapes(args, kwargs)}: {reason(error)}"
         ) from None
-    return dataclasses.replace(report, function=name)
+    return dataclasses.replace(report, function=case.name)
 
 
 def _shapes(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
@@ -347,14 +350,14 @@ def _checked(module: str, cases: Sequence[Case], options: argparse.Namespace) ->
     A process a core, for checking is compiling, which JAX does on one core and under Python's lock.
     """
     jobs = min(options.jobs, len(cases))
+    tasks = [repeat(module), range(len(cases)), repeat(options.seed), repeat(options.checks)]
     if jobs == 1:
-        yield from (_check_case(module, number, options.seed) for number in range(len(cases)))
+        yield from map(_check_case, *tasks)
         return
     context = multiprocessing.get_context("spawn")  # a fork of JAX's threads can hang
     with ProcessPoolExecutor(jobs, context, _start_worker, (sys.path,)) as pool:
         try:
-            numbers = range(len(cases))
-            yield from pool.map(_check_case, repeat(module), numbers, repeat(options.seed))
+            yield from pool.map(_check_case, *tasks)
         except BrokenProcessPool:
             raise CannotRunError("a process that was checking a case died") from None
         except BaseException:
@@ -369,12 +372,14 @@ def _start_worker(path: list[str]) -> None:
     sys.path[:] = path
 
 
-def _check_case(module: str, number: int, seed: int) -> Outcome:
+def _check_case(
+    module: str, number: int, seed: int, checks: Collection[str] | None = None
+) -> Outcome:
     case = _cases(module)[number]
     try:
         parsed = tuple(spec.parse(arg) if isinstance(arg, str) else arg for arg in case.args)
         args = _draw(parsed, seed)
-        report = _check(case.name, case.function, args, case.kwargs, case.reference, seed)
+        report = _check(case, args, seed, checks)
     except (CannotRunError, spec.SpecError) as error:
         return Outcome(case.name, None, str(error))
     return Outcome(case.name, report)

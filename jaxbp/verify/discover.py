@@ -51,7 +51,7 @@ def discover(package: str) -> tuple[list[Rule], list[Failure]]:
         Exception: whatever importing the package itself raises.
 
     Example:
-        >>> rules, failures = discover("jaxbp.verify")
+        >>> rules, failures = discover("jaxbp.verify.spec")
         >>> rules, failures
         ([], [])
     """

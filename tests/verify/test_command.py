@@ -95,10 +95,11 @@ def _environment(**more):
 
 ARRAYS = ("f32[2,3]", "f32[3,4]")
 ARGS = ("--args", *ARRAYS)
+QUICK = ("--checks", "structure", "gradient")
 
 
 def test_a_right_rule(shell):
-    run = shell("verify", "rules:right", *ARGS, "--seed", 5)
+    run = shell("verify", "rules:right", *ARGS, "--seed", 5, *QUICK)
     assert (run.returncode, run.stderr) == (0, "")
     assert run.stdout.startswith("ok: nothing wrong found in rules:right\n")
     assert re.search(r"seed +5,", run.stdout)
@@ -107,7 +108,7 @@ def test_a_right_rule(shell):
 
 def test_a_wrong_rule_and_its_json(shell, directory, tmp_path):
     path = tmp_path / "report.json"
-    run = shell("verify", "rules:wrong", *ARGS, "--json", path)
+    run = shell("verify", "rules:wrong", *ARGS, "--json", path, *QUICK)
     assert (run.returncode, run.stderr) == (1, "")
     assert run.stdout.startswith("refuted: scale (w) in rules:wrong\n")
     report = json.loads(path.read_text())
@@ -120,7 +121,7 @@ def test_a_wrong_rule_and_its_json(shell, directory, tmp_path):
 def test_the_installed_command_finds_the_current_directory(directory):
     script = Path(sys.executable).with_name("jaxbp")
     run = subprocess.run(
-        [script, "verify", "rules:Namespace.rule", *ARGS],
+        [script, "verify", "rules:Namespace.rule", *ARGS, *QUICK],
         cwd=directory,
         env=_environment(),
         capture_output=True,
@@ -135,7 +136,9 @@ def test_a_reference_static_values_names_and_float64(shell):
     )
     assert (run.returncode, run.stderr) == (0, "")
     assert "w: float64[3, 4]" in run.stdout
-    run = shell("verify", "rules:power", "--args", "f32[4]", "--static", "n=3", "mode=plain")
+    run = shell(
+        "verify", "rules:power", "--args", "f32[4]", "--static", "n=3", "mode=plain", *QUICK
+    )
     assert (run.returncode, run.stderr) == (0, "")
 
 
@@ -143,7 +146,7 @@ def test_no_colour_in_a_pipe_and_colour_on_a_terminal(directory):
     def on_a_terminal(**environment):
         reader, writer = os.openpty()
         with subprocess.Popen(
-            [sys.executable, "-m", "jaxbp", "verify", "rules:right", *ARGS],
+            [sys.executable, "-m", "jaxbp", "verify", "rules:right", *ARGS, *QUICK],
             cwd=directory,
             env=_environment(TERM="xterm", **environment),
             stdout=writer,
@@ -165,7 +168,7 @@ def test_no_colour_in_a_pipe_and_colour_on_a_terminal(directory):
 
 def test_a_table_of_cases(shell, tmp_path):
     path = tmp_path / "table.json"
-    run = shell("verify", "--cases", "rules", "--json", path)
+    run = shell("verify", "--cases", "rules", "--json", path, *QUICK)
     assert (run.returncode, run.stderr) == (0, "")
     head, right, cubed, *_ = run.stdout.splitlines()
     assert head.split()[:5] == ["rule", "value", "gradient", "second", "order"]
@@ -179,7 +182,7 @@ def test_a_table_of_cases(shell, tmp_path):
 
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_a_table_with_refuted_and_refused_cases(shell, jobs):
-    run = shell("verify", "--cases", "bad_cases", "--jobs", jobs)
+    run = shell("verify", "--cases", "bad_cases", "--jobs", jobs, *QUICK)
     assert (run.returncode, run.stderr) == (1, "")
     assert re.search(r"^refused +could not run: refused refuses .*f32\[5,4\]", run.stdout, re.M)
     assert re.search(r"^twice +ok +WRONG", run.stdout, re.M)
@@ -188,7 +191,7 @@ def test_a_table_with_refuted_and_refused_cases(shell, jobs):
 
 
 def test_a_table_that_could_not_run_whole_is_not_fine(shell):
-    assert shell("verify", "--cases", "refused_cases", "--jobs", 1).returncode == 2
+    assert shell("verify", "--cases", "refused_cases", "--jobs", 1, *QUICK).returncode == 2
 
 
 def test_discover(shell):
@@ -228,6 +231,7 @@ def _refusals():
         ((*on, *ARRAYS, "--seed", "x"), "argument --seed: invalid int value"),
         ((*on, *ARRAYS, "--cases", "rules"), "expected one of MODULE:FUNCTION, --cases"),
         ((*on, *ARRAYS, "--jobs", "0"), "argument --jobs: expected a number from 1, got '0'"),
+        ((*on, *ARRAYS, "--checks", "magic"), "argument --checks: invalid choice: 'magic'"),
         (("verify", "--args", "f32[2]"), "--args needs a MODULE:FUNCTION"),
         (("verify", "--cases", "no_cases"), "no_cases: expected a list CASES"),
         (("verify", "--cases", "no_such"), "cannot import no_such"),

@@ -23,17 +23,18 @@ def _rule(factor):
     return scaled
 
 right, wrong = _rule(3.0), _rule(6.0)
+QUICK = ("structure", "gradient")
 X = jnp.asarray(np.linspace(-1.0, 1.0, 5, dtype=np.float32))
 """
 TESTS = """
-from rules import X, right, wrong
+from rules import QUICK, X, right, wrong
 
 def test_right(check_vjp):
-    assert check_vjp(right, X).ok
+    assert check_vjp(right, X, checks=QUICK).ok
 
 def test_wrong(check_vjp):
     value = 1
-    check_vjp(wrong, X)
+    check_vjp(wrong, X, checks=QUICK)
 
 def test_without():
     pass
@@ -58,7 +59,7 @@ def test_the_report_is_the_failure_message(session):
     result.assert_outcomes(passed=2, failed=1)
     result.stdout.fnmatch_lines(
         [
-            ">       check_vjp(wrong, X)",
+            ">       check_vjp(wrong, X, checks=QUICK)",
             "E       AssertionError: refuted: scale (x) in *scaled",
             "E         --> *scaled, x[[]*",
             "test_rules.py:8: AssertionError",
@@ -101,8 +102,9 @@ def test_the_seed_can_be_chosen_and_is_shown(session, pytester):
 
 def test_a_seed_in_the_call_wins(session, pytester):
     pytester.makepyfile(
-        test_rules="from rules import X, right\n"
-        "def test_right(check_vjp):\n    assert check_vjp(right, X, seed=5).seed == 5\n"
+        test_rules="from rules import QUICK, X, right\n"
+        "def test_right(check_vjp):\n"
+        "    assert check_vjp(right, X, seed=5, checks=QUICK).seed == 5\n"
     )
     session("--vjp-seed=17").assert_outcomes(passed=1)
 
