@@ -42,7 +42,7 @@ def losses(model: str, options: Options, steps: int) -> np.ndarray:
     """Return the loss at each step of a training on digits."""
     run = prepare(MODELS[model], digits(), options)
     rng = np.random.default_rng(options.seed)
-    draw = sampler(run.data.train.images, options.shift or 0)
+    draw = sampler(run.data.train.images, run.options.shift or 0)
     labels = run.data.train.labels
     epochs = iter(lambda: batches(draw, labels, options.batch, rng), None)
     state, result = run.state, []

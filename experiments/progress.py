@@ -27,7 +27,7 @@ class Watch:
         self._bar = tqdm(
             total=images,
             desc=name,
-            unit="image",
+            unit=" images",
             unit_scale=True,
             leave=False,
             dynamic_ncols=True,

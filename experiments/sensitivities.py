@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import argparse
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import command
 import figures
 import jax
+import jax.numpy as jnp
 import numpy as np
 from command import Parser
 from data import digits
@@ -60,13 +62,13 @@ def parse() -> argparse.Namespace:
 def look(run: Run, params: Any, losses: np.ndarray) -> Sight:
     """Send the held-out image with the largest loss forward, and its sensitivities back."""
     hardest = int(np.argmax(losses))
-    x = run.data.test.images[hardest : hardest + 1]
-    label = run.data.test.labels[hardest : hardest + 1]
+    x = jnp.asarray(run.data.test.images[hardest : hardest + 1])
+    label = jnp.asarray(run.data.test.labels[hardest : hardest + 1])
     sweep = backprop(run.network, MODELS["lenet"].loss, params, x, label)
     y, residuals = run.network.forward(params, x)
     _, dx = run.network.backward(residuals, sweep.sensitivities["dense3"])
     return Sight(
-        x[0, ..., 0],
+        np.asarray(x)[0, ..., 0],
         np.asarray(dx)[0, ..., 0],
         int(label[0]),
         np.asarray(softmax(y))[0],
@@ -78,8 +80,8 @@ def draw(epochs: list[Epoch], kernels: np.ndarray, sight: Sight, held_out: int) 
     """Draw how the network learned, what it looks for, and one image on its way."""
     with figures.style():
         figure = figures.blank(13, 8.2)
-        top, bottom = figure.subfigures(2, 1, height_ratios=(1, 1.35), hspace=0.05)
-        left, middle, right = top.subfigures(1, 3, width_ratios=(1, 1, 1.05), wspace=0.04)
+        top, bottom = _split(figure, (1, 1.35), down=True)
+        left, middle, right = _split(top, (1, 1, 1.05))
 
         right_answers = f"{epochs[-1].test_accuracy:.2%} of {held_out} held-out digits right"
         axes = left.subplots()
@@ -90,9 +92,7 @@ def draw(epochs: list[Epoch], kernels: np.ndarray, sight: Sight, held_out: int) 
 
         grid = right.subplots(2, 3)
         figures.draw_kernels(grid.ravel(), kernels)
-        right.suptitle(
-            "What the first layer looks for", x=0.03, ha="left", fontweight="bold", fontsize=11
-        )
+        _title(right, "What the first layer looks for")
 
         _draw_sweep(bottom, sight)
         return figures.png(figure)
@@ -107,14 +107,12 @@ def _draw_sweep(panel: Any, sight: Sight) -> None:
         panel, f"The hardest, {hardest}: outputs on the way forward, sensitivities on the way back"
     )
     grid = panel.subplots(2, len(LAYERS) + 1, width_ratios=[1.15] * 6 + [0.85, 0.75])
-    outputs = [sight.sweep.outputs[name][0] for name in LAYERS]
-    sensitivities = [sight.sweep.sensitivities[name][0] for name in LAYERS]
-    columns = zip(["image", *LAYERS.values()], [None, *outputs], strict=True)
-    for axes, (name, values) in zip(grid[0], columns, strict=True):
-        if values is None:
-            axes.imshow(sight.image, cmap=PAPER)
-        else:
-            _draw_values(axes, values)
+    outputs = [np.asarray(sight.sweep.outputs[name][0]) for name in LAYERS]
+    sensitivities = [np.asarray(sight.sweep.sensitivities[name][0]) for name in LAYERS]
+    grid[0, 0].imshow(sight.image, cmap=PAPER)
+    for axes, values in zip(grid[0, 1:], outputs, strict=True):
+        _draw_values(axes, values)
+    for axes, name in zip(grid[0], ["image", *LAYERS.values()], strict=True):
         axes.set_title(name, loc="center", fontsize=10, fontweight="normal", pad=6)
     for axes, values in zip(grid[1], [sight.image_sensitivity, *sensitivities], strict=True):
         _draw_values(axes, values)
@@ -164,6 +162,12 @@ def _draw_arrow(after: Axes, arrow: str) -> None:
         arrow, (0, 0.5), xytext=(-9, 0), xycoords="axes fraction", textcoords="offset points",
         ha="center", va="center", fontsize=13, color=INK, annotation_clip=False,
     )  # fmt: skip
+
+
+def _split(panel: Any, ratios: Sequence[float], down: bool = False) -> list[Any]:
+    if down:
+        return list(panel.subfigures(len(ratios), 1, height_ratios=ratios, hspace=0.05))
+    return list(panel.subfigures(1, len(ratios), width_ratios=ratios, wspace=0.04))
 
 
 def _title(panel: Any, text: str) -> None:

@@ -15,7 +15,7 @@ import figures
 import jax
 import numpy as np
 from command import Parser
-from data import load
+from data import Dataset, load
 from download import PUBLISHED
 from models import MODELS, Recipe
 from optimisers import OPTIMIZERS, SCHEDULES
@@ -95,7 +95,7 @@ def main() -> int:
                 write_metrics(folder, epochs)
     if folder:
         draw(folder, args.model, run, epochs, after)
-    print(table(args, run, epochs, after.params, time.perf_counter() - began))
+    print(table(args, data, run, epochs, after.params, time.perf_counter() - began))
     if folder:
         print(f"\nwritten to {folder}: {', '.join(sorted(p.name for p in folder.iterdir()))}")
     return command.INTERRUPTED if watch.stopped else 0
@@ -127,11 +127,18 @@ def draw(folder: Path, model: str, run: Run, epochs: list[Epoch], after: After) 
 
 
 def table(
-    args: argparse.Namespace, run: Run, epochs: list[Epoch], params: Any, seconds: float
+    args: argparse.Namespace,
+    data: Dataset,
+    run: Run,
+    epochs: list[Epoch],
+    params: Any,
+    seconds: float,
 ) -> str:
     """Return the run in a few lines."""
     last, options = epochs[-1], run.options
-    size = "×".join(map(str, run.data.train.images.shape[1:3]))
+    size, read = ("×".join(map(str, d.train.images.shape[1:3])) for d in (data, run.data))
+    if read != size:
+        size += f", read at {read}"
     train, test = len(run.data.train.labels), len(run.data.test.labels)
     weights = sum(leaf.size for leaf in jax.tree.leaves(params))
     speed = sum(e.images_per_second * e.seconds for e in epochs) / sum(e.seconds for e in epochs)
@@ -151,7 +158,7 @@ def table(
         "test accuracy": f"{last.test_accuracy:.2%}",
     }
     width = max(map(len, rows))
-    rule = "─" * (width + 2 + max(map(len, rows.values())))
+    rule = "-" * (width + 2 + max(map(len, rows.values())))
     lines = [f"{name:<{width}}  {value}" for name, value in rows.items()]
     return "\n".join([rule, *lines, rule])
 

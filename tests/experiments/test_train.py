@@ -2,10 +2,12 @@
 
 import json
 import os
+import pty
 import re
 import signal
 import subprocess
 import sys
+import termios
 
 import command
 import jax
@@ -23,13 +25,12 @@ from tests.experiments.conftest import EXPERIMENTS
 PICTURES = ("confusion.png", "curves.png", "kernels.png", "mistakes.png")
 
 
-def start(*args, script="train.py"):
+def start(*args, script="train.py", stderr=subprocess.PIPE):
     command = [sys.executable, str(EXPERIMENTS / script), *map(str, args)]
-    pipe = subprocess.PIPE
     # As a user starts it: without the flags and the float64 of the tests.
     own = ("XLA_FLAGS", "JAX_ENABLE_X64")
     env = {name: value for name, value in os.environ.items() if name not in own}
-    return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=env)
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True, env=env)
 
 
 def run(*args, script="train.py"):
@@ -63,12 +64,20 @@ def test_lenet_learns_digits_and_keeps_what_it_measured(tmp_path):
         assert content[-8:-4] == b"IEND"
 
 
-def test_interrupted_keeps_what_was_measured(tmp_path):
-    with start("--epochs", 10_000, "--out", tmp_path) as process:
-        process.stdout.readline()  # the first epoch is over
+def test_bar_on_a_terminal_and_interrupted_keeps_what_was_measured(tmp_path):
+    terminal, stderr = pty.openpty()
+    termios.tcsetwinsize(stderr, (24, 140))
+    with start("--epochs", 10_000, "--out", tmp_path, stderr=stderr) as process:
+        os.close(stderr)
+        shown = ""
+        while "epoch 2/10000" not in shown:
+            shown += os.read(terminal, 1000).decode()
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=300)
-    assert (process.returncode, err) == (130, "")
+        out, _ = process.communicate(timeout=300)
+    os.close(terminal)
+    # lenet on digits:   0%|   | 1.28k/11.8M [00:03<8:13:24, 400 images/s, epoch 1/10000, loss 2.3]
+    assert re.search(r"\[\S+<\S+, +\S+ images/s, epoch 2/10000, loss \d\.\d+\]", shown)
+    assert process.returncode == 130
     epochs = metrics(tmp_path)
     assert epochs[-1]["epoch"] < 10_000
     assert 0 < epochs[-1]["test_accuracy"] <= 1
