@@ -76,10 +76,10 @@ class FiniteDifferences:
     def along(self, direction: Vector, scale: float) -> Slope:
         """The slope along a direction, with steps down from `scale`."""
         steps = [scale * step for step in STEPS]
-        above = np.array([self.f(self.x + h * direction) for h in steps])
-        below = np.array([self.f(self.x - h * direction) for h in steps])
         h = np.array(steps)[:, None]
         with np.errstate(all="ignore"):
+            above = np.array([self.f(self.x + step * direction) for step in steps])
+            below = np.array([self.f(self.x - step * direction) for step in steps])
             noise = self.noise + self.eps * (np.abs(above) + np.abs(below))
             value, error = _extrapolate((above - below) / (2 * h), noise / h, order=2)
             right, _ = _extrapolate((above - self.y) / h, 2 * noise / h, order=1)

@@ -51,7 +51,7 @@ def spelled(factor: float) -> str:
         return f"{factor:g}"
     for denominator in range(1, 1025):
         numerator = factor * denominator
-        if round(numerator) and close(numerator, round(numerator)) and abs(numerator) < 1025:
+        if abs(numerator) < 1025 and math.isclose(numerator, round(numerator), rel_tol=1e-9):
             top = round(numerator)
             return f"{top}" if denominator == 1 else f"{top}/{denominator}"
     return f"{factor:.6g}"

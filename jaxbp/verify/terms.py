@@ -322,7 +322,7 @@ class _Run:
         self, eqn: Any, operands: list[Any], flows: list[bool], here: tuple[Any, ...]
     ) -> list[Any]:
         p = eqn.params
-        n_consts, n_carry = p["num_consts"], p["num_carry"]
+        n_consts, n_carry = _scan_sizes(p, len(operands))
         body, length = _closed(p["jaxpr"]), p["length"]
         consts, init = operands[:n_consts], operands[n_consts : n_consts + n_carry]
         xs = operands[n_consts + n_carry :]
@@ -370,6 +370,14 @@ class _Run:
             step, list(init), (list(xs), counter), length, reverse=p["reverse"]
         )
         return [*carry, *ys]
+
+
+def _scan_sizes(params: Any, count: int) -> tuple[int, int]:
+    """How many constants and how many carried values a scan has; newer JAX keeps them as a tree."""
+    if "num_consts" in params:
+        return params["num_consts"], params["num_carry"]
+    consts, carry, _ = params["ft_in"].update(range(count)).unpack()
+    return len(list(consts)), len(list(carry))
 
 
 def _described(eqn: Any, i: int) -> str:

@@ -13,7 +13,7 @@ from jax.sharding import PartitionSpec as P
 from jaxbp.verify import comparison
 from jaxbp.verify.outcome import Outcome, numbers
 from jaxbp.verify.report import Finding
-from jaxbp.verify.subject import QUICK, Leaf, LeafFunction, Leaves, Vector, vjp_of
+from jaxbp.verify.subject import QUICK, Leaf, LeafFunction, Leaves, Vector, pack, vjp_of
 from jaxbp.verify.trial import Trial
 
 BATCH = 2
@@ -92,6 +92,8 @@ def check(
         except NotApplicable as reason:
             outcome.row(kind, None, str(reason))
             continue
+        if kind == "vmap" and _value_is_wrong(situation, outcome):
+            continue
         _judge(situation, kind, compositions, outcome)
     return outcome
 
@@ -132,6 +134,50 @@ def _judge(s: Situation, kind: str, compositions: list[Composition], outcome: Ou
             )
             return
     outcome.row(kind, True, "; ".join(names[:4]) + (" …" if len(names) > 4 else ""))
+
+
+def _value_is_wrong(s: Situation, outcome: Outcome) -> bool:
+    """Whether the value alone, with nothing differentiated, differs under `vmap`."""
+    every = tuple(range(len(s.trial.subject.argument_names)))
+    run = s.trial.remember(
+        "vmapped value",
+        lambda: jax.jit(jax.vmap(s.trial.rule_fn, in_axes=(0, None)), compiler_options=QUICK),
+    )
+    try:
+        with s.rule.mode():
+            outputs = run(_stacked(s, s.points, every), s.trial.subject.others)
+    except Exception:
+        return False  # then the gradient raises too, and says why
+    whole = [Leaf("", 0, (s.trial.output_size,), np.dtype(float), 0, s.trial.output_size)]
+    for member, x in enumerate(s.points):
+        mine = pack([np.asarray(out)[member] for out in outputs])
+        sample = comparison.compare(
+            lambda x, _: s.rule.value(x),
+            lambda _x, _c, mine=mine: mine,  # type: ignore[misc]
+            x,
+            np.zeros(1),
+            whole,
+            s.trial.eps_rule,
+            s.rng,
+            "vmap",
+        )
+        if sample.wrong(whole[0]).any():
+            place = int(np.argmax(sample.excess()))
+            outcome.found(
+                Finding(
+                    "vmap",
+                    None,
+                    "vmap",
+                    f"under vmap the value differs from the plain call's (output entry {place})",
+                    "forward",
+                    None,
+                    float(np.real(mine[place])),
+                    float(np.real(sample.got[place])),
+                    float(sample.tolerance[place]),
+                )
+            )
+            return True
+    return False
 
 
 def _together(compositions: list[Composition]) -> Callable[[list[Any]], list[Leaves]]:

@@ -1,0 +1,139 @@
+"""`check_vjp` from outside: what it takes, whom it blames, what it refuses."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxbp.verify import assert_vjp, check_vjp
+from tests.verify.rules import layer, layer_arguments, layer_rule, normal, rule
+
+QUICK = ("structure", "gradient")
+
+
+def words(report):
+    return {(f.argument, f.diagnosis) for f in report.findings}
+
+
+def test_a_right_rule_passes_every_check():
+    report = check_vjp(layer_rule(), *layer_arguments())
+    assert report.ok, str(report)
+    undecided = {c.name for c in report.checks if c.ok is None}
+    assert undecided == {"shard-map"}  # a textbook dw varies over the batch's devices
+    assert {p.argument for p in report.powers} == {"x", "w"}
+    assert max(p.smallest_error for p in report.powers) < 1e-9
+    assert {p.dtype for p in report.precisions} == {"float32", "bfloat16", "float16"}
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (lambda dx, dw, dy: (2 * dx, dw), {("x", "scale")}),
+        (lambda dx, dw, dy: (dx, dw / 4), {("w", "averaged")}),
+        (lambda dx, dw, dy: (dx, dw.T), {("w", "transposed")}),
+        (lambda dx, dw, dy: (-dx, dw), {("x", "sign")}),
+        (lambda dx, dw, dy: (dx, dw.at[1, 1].add(1e-6)), {("w", "nonlinear")}),
+        (lambda dx, dw, dy: (dx, dw.at[1, 1].multiply(1 + 1e-6)), {("w", "local")}),
+        (lambda dx, dw, dy: (dx[::-1], dw), {("x", "flipped")}),
+    ],
+)
+def test_the_wrong_argument_is_named_with_its_mistake(change, expected):
+    checks = (*QUICK, "linear")
+    assert words(check_vjp(layer_rule(change), *layer_arguments(), checks=checks)) == expected
+
+
+def test_a_tiny_leaf_among_huge_ones_is_judged_by_itself():
+    forward = lambda p: p["small"].sum() * 1e-6 + p["large"].sum() * 1e6  # noqa: E731
+
+    def bwd(_, dy):
+        return (
+            {
+                "small": jnp.full(3, 1.01e-6, dy.dtype) * dy,
+                "large": jnp.full(4, 1e6, dy.dtype) * dy,
+            },
+        )
+
+    tree = {"small": normal(3), "large": normal(4)}
+    report = check_vjp(rule(forward, bwd), tree, checks=QUICK)
+    assert [f.argument for f in report.findings] == ["p['small']"]
+
+
+def test_a_rule_inside_an_ordinary_function_is_compared_with_its_primal():
+    wrong = layer_rule(lambda dx, dw, dy: (dx, 3 * dw))
+    public = jax.jit(lambda x, w: {"y": wrong(x, w) + 1, "n": x.shape[0]})
+    report = check_vjp(public, *layer_arguments(), checks=QUICK)
+    assert words(report) == {("w", "scale")}
+    assert report.reference == "the primal inside the rule"
+
+
+def test_without_a_rule_autodiff_is_on_trial():
+    assert check_vjp(layer, *layer_arguments(), checks=("gradient",)).ok
+    wrong = jax.custom_jvp(jnp.sin)
+    wrong.defjvp(lambda primals, tangents: (jnp.sin(*primals), 2 * jnp.cos(*primals) * tangents[0]))
+    report = check_vjp(wrong, normal(5), checks=("gradient",))
+    assert [(f.diagnosis, f.side) for f in report.findings] == [("scale", "rule")]
+
+
+def test_integers_static_and_keyword_arguments():
+    def pick(table, rows, power, *, scale, mode=None):
+        return scale * table[rows] ** power
+
+    report = check_vjp(
+        pick,
+        normal(5, 2),
+        jnp.array([0, 3, 3]),
+        2,
+        kwargs={"scale": 1.5, "mode": "x"},
+        checks=QUICK,
+    )
+    assert report.ok, str(report)
+    assert [name.split(":")[0] for name in report.arguments] == ["table", "scale"]
+
+
+def test_nondiff_arguments_are_held():
+    made = rule(
+        lambda power, x: x**power, lambda power, res, dy: (power * res ** (power - 1) * dy,),
+        fwd=lambda power, x: (x**power, x), nondiff_argnums=(0,),
+    )  # fmt: skip
+    assert check_vjp(made, 3, normal(4), checks=QUICK).ok
+
+
+def test_a_reference_whose_gradient_is_wrong_is_the_odd_one_out():
+    detached = lambda x: x * jax.lax.stop_gradient(x)  # noqa: E731
+    report = check_vjp(lambda x: x * x, normal(4), reference=detached, checks=QUICK)
+    assert {f.side for f in report.findings} == {"reference"}
+
+
+def test_a_reference_with_another_value_is_the_forward_s_fault():
+    report = check_vjp(jnp.sin, normal(4), reference=jnp.tanh, checks=QUICK)
+    assert [(f.diagnosis, f.side) for f in report.findings] == [("value", "forward")]
+
+
+def test_what_it_refuses():
+    with pytest.raises(ValueError, match="args"):
+        check_vjp(lambda n: n, jnp.arange(3))
+    with pytest.raises(TypeError, match="fn"):
+        check_vjp(lambda x: x > 0, normal(3))
+    with pytest.raises(ValueError, match="checks"):
+        check_vjp(jnp.sin, normal(3), checks=("gradients",))
+
+
+def test_assert_vjp_says_what_is_wrong():
+    assert_vjp(layer_rule(), *layer_arguments(), checks=QUICK)
+    with pytest.raises(AssertionError, match="w"):
+        assert_vjp(layer_rule(lambda dx, dw, dy: (dx, dw * 0)), *layer_arguments(), checks=QUICK)
+
+
+def test_empty_arrays_are_nothing_to_complain_of():
+    report = check_vjp(
+        layer_rule(), jnp.zeros((0, 3)), normal(3, 3), checks=("structure", "gradient", "linear")
+    )
+    assert report.ok, str(report)
+
+
+def test_a_rule_that_is_narrow_inside_is_not_refuted_in_float64():
+    inside = lambda x: jnp.sin(x.astype("float32")).astype(x.dtype)  # noqa: E731
+    made = rule(inside, lambda res, dy: (dy * jnp.cos(res[0].astype("float32")).astype(dy.dtype),))
+    report = check_vjp(made, normal(6), checks=(*QUICK, "linear", "finite-differences"))
+    assert report.ok, str(report)
+    assert np.any(["does not compute in float64" in note for note in report.notes])

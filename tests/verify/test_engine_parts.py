@@ -1,0 +1,90 @@
+"""The checker's smaller parts: data that keep promises, tolerances, names of numbers, power."""
+
+import json
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxbp.verify import compiler, data, naming, power
+from jaxbp.verify.comparison import Sample, compare
+from jaxbp.verify.report import Finding, Report
+from jaxbp.verify.subject import Leaf, Subject
+from tests.verify.rules import normal
+
+LEAF = Leaf("x", 0, (3,), np.dtype(float), 0, 3)
+
+
+def moved(value, spread=0.3):
+    subject = Subject(lambda x: x, (jnp.asarray(value),), {})
+    x = data.another_point(subject, np.random.default_rng(0), spread)
+    return x.reshape(np.shape(value))
+
+
+def test_new_data_keep_what_the_given_ones_promise():
+    rows = np.random.default_rng(1).dirichlet(np.ones(4), 3).astype("float32")
+    np.testing.assert_allclose(moved(rows).sum(-1), 1.0, rtol=1e-6)
+    one_hot = np.eye(4, dtype="float32")[[0, 2, 2]]
+    assert (moved(one_hot) >= 0).all()
+    np.testing.assert_allclose(moved(one_hot).sum(-1), 1.0, rtol=1e-6)
+    square = np.asarray(normal(3, 3))
+    symmetric = moved(square + square.T)
+    np.testing.assert_array_equal(symmetric, symmetric.T)
+    np.testing.assert_array_equal(moved(np.tril(square)), np.tril(moved(np.tril(square))))
+    assert (np.diff(moved(np.arange(6.0, dtype="float32") + 1)) > 0).all()
+    assert (moved(np.ones(5, "float32")) > 0).all()
+
+
+def test_new_data_leave_ties_and_symmetries():
+    assert len(np.unique(moved(np.ones(6, "float32")))) == 6
+    assert len(np.unique(moved(np.zeros(6, "float32")))) == 6
+
+
+def test_the_tolerance_follows_the_conditioning_and_not_the_size():
+    eps = float(np.finfo(float).eps)
+    rng = np.random.default_rng(0)
+    tolerances = []
+    for n in (3, 3000):
+        leaf = Leaf("x", 0, (n,), np.dtype(float), 0, n)
+        f = lambda x, c: c * x  # noqa: E731
+        sample = compare(f, f, np.ones(n), np.ones(n), [leaf], eps, rng, "")
+        tolerances.append(sample.tolerance.max())
+    assert tolerances[1] < 2 * tolerances[0] < 1e-11
+    difference = lambda x, c: c * ((x + 1e8) - 1e8)  # noqa: E731
+    sample = compare(difference, difference, np.ones(3), np.ones(3), [LEAF], eps, rng, "")
+    assert sample.tolerance.max() < 1e-5
+
+
+def test_two_nans_agree_and_one_does_not():
+    nan = np.full(3, np.nan)
+    both = Sample(np.ones(3), np.ones(3), nan, nan, np.ones(3), "")
+    assert not both.wrong(LEAF).any()
+    one = Sample(np.ones(3), np.ones(3), nan, np.ones(3), np.ones(3), "")
+    assert one.wrong(LEAF).all()
+
+
+@pytest.mark.parametrize(
+    ("number", "text"), [(0.25, "1/4"), (-3.0, "-3"), (2 / 9, "2/9"), (np.pi, "3.14159")]
+)
+def test_factors_are_spelled_as_people_write_them(number, text):
+    assert naming.spelled(number) == text
+
+
+def test_power_is_what_the_tolerance_lets_through():
+    expected = np.array([1.0, 0.5, 0.0])
+    sample = Sample(np.ones(3), np.ones(3), expected, expected, np.full(3, 1e-6), "")
+    found = power.measure([sample], [LEAF], np.random.default_rng(0))[0]
+    assert 1e-6 < found.smallest_error < 1e-5
+    blind = Sample(np.ones(3), np.ones(3), np.zeros(3), np.zeros(3), np.full(3, 1e-6), "")
+    assert np.isinf(power.measure([blind], [LEAF], np.random.default_rng(0))[0].smallest_scale)
+
+
+def test_this_build_of_jax_computes_right():
+    assert compiler.warnings() == ()
+
+
+def test_the_report_is_json_even_where_numbers_are_not_finite():
+    finding = Finding("gradient", "x", "nan", "…", "rule", (0,), float("nan"), 1.0)
+    report = Report("f", ("x: float32[3]",), (), (finding,))
+    assert not report.ok
+    assert json.loads(report.to_json())["findings"][0]["got"] == "nan"
