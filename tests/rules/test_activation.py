@@ -218,8 +218,7 @@ def test_relu_passes_dy_at_nan():
     np.testing.assert_array_equal(*pullback(jnp.array([2.0, 3.0, 5.0])), [2, 0, 5])
 
 
-@pytest.mark.parametrize("name", set(ELEMENTWISE) - {"relu", "leaky_relu"} - {
-    "leaky_relu, negative slope"})  # fmt: skip
+@pytest.mark.parametrize("name", [name for name in ELEMENTWISE if "relu" not in name])
 def test_derivative_at_nan_is_nan(name):
     e = ELEMENTWISE[name]
     assert jnp.isnan(slope(e.rule, [np.nan], jnp.result_type(float))).all()
