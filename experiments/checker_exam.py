@@ -1,9 +1,9 @@
 """What do the checkers of gradients catch?
 
-`check_vjp`, `jax.test_util.check_grads` (orders 1 and 2) and `chex.assert_numerical_grads` are asked
-about the same corpus: rules with a mistake that people make, each beside its right twin, and right
-rules that look suspicious. The table says how many wrong rules each refused, how many right ones,
-whether it named the argument and the mistake, and what it took.
+`check_vjp`, `jax.test_util.check_grads` (orders 1 and 2) and `chex.assert_numerical_grads` are
+asked about the same corpus: rules with a mistake that people make, each beside its right twin, and
+right rules that look suspicious. The table says how many wrong rules each refused, how many right
+ones, whether it named the argument and the mistake, and what it took.
 """
 
 from __future__ import annotations
@@ -166,7 +166,7 @@ def table(rows: Sequence[Row]) -> str:
         "|---|---|---|---|---|---|---|",
     ]
     for r in rows:
-        named = ["–" if n is None else f"{n} of {r.wrong}" for n in (r.blamed, r.diagnosed)]
+        named = ["-" if n is None else f"{n} of {r.wrong}" for n in (r.blamed, r.diagnosed)]
         lines.append(
             f"| {r.checker} | {r.caught} of {r.wrong} | {r.refused} of {r.right} | {named[0]} "
             f"| {named[1]} | {r.median_seconds:.2f} | {r.total_seconds:.0f} |"
@@ -192,7 +192,7 @@ def mistakes(answers: Sequence[Answer]) -> list[str]:
 
 
 def picture(answers: Sequence[Answer]) -> bytes:
-    """Draw by family the share of wrong rules that each checker caught, and of right ones refused."""
+    """Draw by family which share of the wrong rules, and of the right ones, each refused."""
     names = list(dict.fromkeys(a.checker for a in answers))
     families = list(dict.fromkeys(a.family for a in answers))
     colours = (figures.BLUE, figures.ORANGE, "#e9a06b", figures.MUTED)
