@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import weakref
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from typing import Any, NamedTuple
@@ -28,7 +29,7 @@ class Exchange(NamedTuple):
 class Program(NamedTuple):
     """A function, traced: no inputs are left, since all that it reads is a constant of its jaxpr.
 
-    So tracers, pytrees, keyword and static arguments reach the function as they would without us.
+    So tracers reach the function as they are, and what is no array passes through it untouched.
     """
 
     jaxpr: ClosedJaxpr
@@ -43,14 +44,23 @@ class Program(NamedTuple):
 
 
 def trace(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Program:
-    """Trace the function for these arguments, without running it."""
-    args, kwargs = _as_jax((args, kwargs))
+    """Trace the function for these arguments, without running it.
+
+    Its arguments' containers are made anew inside, as `jax.jit` does, since some may be changed
+    only by whoever runs in the trace that made them.
+    """
+    inputs, structure = jax.tree.flatten((args, kwargs))
+    inputs = _as_jax(inputs)
     leaves: list[Any] = []
     tree = None
 
     def arrays() -> list[jax.Array]:
         nonlocal leaves, tree
+        args, kwargs = jax.tree.unflatten(structure, inputs)
+        modules = [(module, jax.tree.leaves(module)) for module in _nnx_modules((args, kwargs))]
         found, tree = jax.tree.flatten(function(*args, **kwargs))
+        for module, before in modules:
+            _check_unchanged(module, before)
         leaves = [None if isinstance(leaf, jax.Array) else leaf for leaf in found]
         return [leaf for leaf in found if isinstance(leaf, jax.Array)]
 
@@ -58,17 +68,37 @@ def trace(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Program:
     return Program(jaxpr, leaves, tree)
 
 
-def _as_jax(tree: Any) -> Any:
-    """Return the tree with jax arrays for numpy's, which some JAX rules refuse inside a trace."""
-    leaves, structure = jax.tree.flatten(tree)
-    numbers = [isinstance(x, np.ndarray) and jnp.issubdtype(x.dtype, np.number) for x in leaves]
-    if not any(numbers):
-        return tree
+def _is_nnx_module(node: Any) -> bool:
+    return any(
+        c.__name__ == "Module" and c.__module__[:8] == "flax.nnx" for c in type(node).__mro__
+    )
+
+
+def _nnx_modules(tree: Any) -> list[Any]:
+    if "flax.nnx" not in sys.modules:
+        return []
+    return [x for x in jax.tree.leaves(tree, is_leaf=_is_nnx_module) if _is_nnx_module(x)]
+
+
+def _check_unchanged(module: Any, before: list[Any]) -> None:
+    """Raise if an NNX module, of which the function had a copy, was changed in place."""
+    after = jax.tree.leaves(module)
+    if len(before) != len(after) or any(a is not b for a, b in zip(before, after, strict=True)):
+        raise TypeError(
+            f"accelerate: fn changes its argument, the nnx module {type(module).__name__}, in "
+            "place, which would be lost: use jaxbp.interop.flax.accelerate"
+        )
+
+
+def _as_jax(leaves: list[Any]) -> list[Any]:
+    """Return jax arrays for numpy's, which some JAX rules refuse inside a trace."""
+
+    def convert(x: Any) -> Any:
+        is_number = isinstance(x, np.ndarray) and jnp.issubdtype(x.dtype, np.number)
+        return jnp.asarray(x) if is_number else x
+
     with jax.ensure_compile_time_eval():
-        leaves = [
-            jnp.asarray(x) if is_number else x for x, is_number in zip(leaves, numbers, strict=True)
-        ]
-    return jax.tree.unflatten(structure, leaves)
+        return [convert(x) for x in leaves]
 
 
 class Rewriter:

@@ -1,0 +1,1 @@
+"""Networks in the idioms of other frameworks, as their users write them."""

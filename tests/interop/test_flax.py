@@ -1,0 +1,122 @@
+"""`interop.flax` and `accelerate` with linen and NNX."""
+
+import inspect
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxbp.accelerate import accelerate
+from jaxbp.explain import explain
+from jaxbp.interop import flax as interop
+from tests.tolerance import assert_trees_close
+
+linen = pytest.importorskip("flax.linen", reason="Flax is an extra")
+nnx = pytest.importorskip("flax.nnx")
+
+
+class CNN(linen.Module):
+    """The layers of Flax's MNIST example, and a block with max-pool before them."""
+
+    conv: dict
+
+    @linen.compact
+    def __call__(self, x):
+        x = linen.Conv(4, (3, 3), **self.conv)(x)
+        x = linen.max_pool(linen.relu(x), (2, 2), strides=(2, 2))
+        x = linen.Conv(5, (3, 3), strides=(2, 1), **self.conv)(x)
+        x = linen.avg_pool(linen.relu(x), (2, 2), strides=(1, 1), padding="SAME")
+        x = linen.ConvTranspose(3, (3, 3), strides=(2, 2))(x)
+        return linen.Dense(10)(x.reshape(x.shape[0], -1))
+
+
+@pytest.fixture
+def x(rng):
+    return jnp.asarray(rng.normal(size=(2, 8, 8, 2)), float)
+
+
+def grads(loss, params, x):
+    return jax.jit(jax.grad(lambda p: jnp.sum(loss(p, x) ** 2)))(params)
+
+
+def test_accelerate_linen(x):
+    model = CNN({})
+    params = model.init(jax.random.key(0), x)
+    params = jax.tree.map(lambda a: a.astype(x.dtype), params)
+    found = [entry.rule for entry in explain(model.apply, params, x).entries]
+    assert found == ["conv_relu_max_pool", "conv", "avg_pool", "conv_transpose"]
+    plain, fast = grads(model.apply, params, x), grads(accelerate(model.apply), params, x)
+    assert_trees_close(fast, plain, terms=3000)
+
+
+@pytest.mark.parametrize("option", ["conv_general_dilated", "conv_general_dilated_cls"])
+def test_linen_takes_the_convolution(option, x):
+    convolve = interop.conv_general_dilated
+    model = CNN({option: convolve if option == "conv_general_dilated" else lambda: convolve})
+    params = CNN({}).init(jax.random.key(0), x)
+    assert str(jax.make_jaxpr(model.apply)(params, x)).count("name=jaxbp_conv") == 2
+    plain, fast = grads(CNN({}).apply, params, x), grads(model.apply, params, x)
+    assert_trees_close(fast, plain, terms=3000)
+
+
+def test_nnx_takes_the_convolution(x):
+    plain, fast = (
+        nnx.Conv(2, 3, (3, 3), rngs=nnx.Rngs(0), **options)
+        for options in ({}, {"conv_general_dilated": interop.conv_general_dilated})
+    )
+    ours, theirs = (nnx.grad(lambda m: jnp.sum(m(x) ** 2))(m) for m in (fast, plain))
+    assert_trees_close(jax.tree.leaves(ours), jax.tree.leaves(theirs), terms=300)
+
+
+@pytest.mark.parametrize("name", ["max_pool", "avg_pool"])
+def test_pooling(name, x):
+    ours, theirs = getattr(interop, name), getattr(linen, name)
+    assert list(inspect.signature(ours).parameters) == list(inspect.signature(theirs).parameters)
+    options = [((2, 2),), ((3, 2), (2, 1), "SAME"), ((2, 2), (1, 2), [(1, 0), (0, 1)])]
+    for option in options:
+        pair = [
+            jax.value_and_grad(lambda x, f=f, o=option: jnp.sum(f(x, *o) ** 3))(x)
+            for f in (ours, theirs)
+        ]
+        assert_trees_close(*pair, terms=100)
+    assert "jaxbp" in str(jax.make_jaxpr(lambda x: ours(x, (2, 2)))(x))
+    assert ours(x[0], (2, 2)).shape == theirs(x[0], (2, 2)).shape  # one example, without a batch
+
+
+def test_avg_pool_without_the_padding(x):
+    option = ((3, 3), (2, 2), "SAME", False)
+    np.testing.assert_allclose(
+        interop.avg_pool(x, *option), linen.avg_pool(x, *option), rtol=1e-6, atol=1e-6
+    )
+
+
+class Normalised(nnx.Module):
+    def __init__(self):
+        # A bias before a batch norm has no gradient but rounding.
+        self.conv = nnx.Conv(2, 3, (3, 3), use_bias=False, rngs=nnx.Rngs(0))
+        self.norm = nnx.BatchNorm(3, rngs=nnx.Rngs(0))
+
+    def __call__(self, x):
+        return self.norm(self.conv(x))
+
+
+def loss(model, x):
+    return jnp.sum(model(x) ** 3)
+
+
+def test_nnx_modules_keep_their_state(x):
+    plain, fast = Normalised(), Normalised()
+    theirs = nnx.value_and_grad(loss)(plain, x)
+    ours = nnx.value_and_grad(interop.accelerate(loss))(fast, x)
+    assert_trees_close(jax.tree.leaves(ours), jax.tree.leaves(theirs), terms=3000)
+    ours, theirs = (jax.tree.leaves(nnx.state(m, nnx.BatchStat)) for m in (fast, plain))
+    assert_trees_close(ours, theirs, terms=300)
+    assert float(jnp.abs(theirs[0]).max()) > 0
+
+
+def test_a_module_s_change_is_never_lost_silently(x):
+    with pytest.raises(TypeError, match=r"interop\.flax\.accelerate"):
+        accelerate(loss)(Normalised(), x)
+    conv = nnx.Conv(2, 3, (3, 3), rngs=nnx.Rngs(0))  # which changes nothing
+    assert jnp.isfinite(accelerate(loss)(conv, x))
