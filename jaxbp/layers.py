@@ -70,7 +70,15 @@ def conv(
         y, residuals = _conv.conv_fwd(x, w, b, window, groups)
         return y, Partial(partial(_conv.conv_bwd, window, groups), residuals)
 
-    return Layer(init, apply, forward, _weighted_backward, "conv", {"bias": bias, **options})
+    return Layer(
+        init,
+        apply,
+        forward,
+        _weighted_backward,
+        "conv",
+        {"bias": bias, **options},
+        rule=_conv.conv,
+    )
 
 
 def conv_transpose(
@@ -165,7 +173,8 @@ def max_pool(
         y, residuals = _pool.max_pool_fwd(x, x.shape, made, ties)
         return y, Partial(partial(_pool.max_pool_bwd, x.shape, made, ties), residuals)
 
-    return _fixed("max_pool", partial(_pool.max_pool, **options), forward, options)
+    apply = partial(_pool.max_pool, **options)
+    return _fixed("max_pool", apply, forward, options, rule=_pool.max_pool)
 
 
 def avg_pool(
@@ -417,7 +426,7 @@ def _elementwise(
         y, residuals = fwd(x, *static)
         return y, Partial(partial(bwd, *static), residuals)
 
-    return _fixed(kind, lambda x: function(x, *static), forward)
+    return _fixed(kind, lambda x: function(x, *static), forward, rule=function)
 
 
 def _fixed(
@@ -425,6 +434,7 @@ def _fixed(
     function: Callable[[jax.Array], jax.Array],
     forward: Callable[[jax.Array], tuple[jax.Array, Any]],
     options: Mapping[str, Any] = MappingProxyType({}),
+    rule: Callable[..., jax.Array] | None = None,
 ) -> Layer:
     """Return a layer without parameters."""
 
@@ -439,4 +449,5 @@ def _fixed(
         backward,
         kind,
         options,
+        rule=rule,
     )

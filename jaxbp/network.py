@@ -11,7 +11,10 @@ import jax
 import jax.numpy as jnp
 
 from jaxbp.arguments import Shape, describe, reject, shape_tuple
+from jaxbp.rules.activation import relu
 from jaxbp.rules.block import conv_relu_max_pool
+from jaxbp.rules.conv import conv
+from jaxbp.rules.pool import max_pool
 
 Params = Any
 
@@ -37,6 +40,7 @@ class Layer(_Functions):
     kind: str  # the layer's name in a network, before its number
     options: Mapping[str, Any]  # how its rule is called
     layers: Mapping[str, Layer]  # of a network: its layers by name
+    rule: Callable[..., jax.Array] | None  # the function of `jaxbp` that it applies, if it is one
 
     def __new__(
         cls,
@@ -47,9 +51,10 @@ class Layer(_Functions):
         kind: str = "layer",
         options: Mapping[str, Any] = types.MappingProxyType({}),
         layers: Mapping[str, Layer] = types.MappingProxyType({}),
+        rule: Callable[..., jax.Array] | None = None,
     ) -> Layer:
         self = super().__new__(cls, init, apply, forward, backward)
-        self.kind, self.options, self.layers = kind, options, layers
+        self.kind, self.options, self.layers, self.rule = kind, options, layers, rule
         return self
 
 
@@ -163,16 +168,16 @@ def _steps(named: Mapping[str, Layer]) -> list[tuple[str, Callable[..., jax.Arra
 
 
 def _is_block(chain: list[Layer]) -> bool:
-    if [layer.kind for layer in chain] != ["conv", "relu", "max_pool"]:
+    if [layer.rule for layer in chain] != [conv, relu, max_pool]:
         return False
     pool = chain[2].options
     return (pool["padding"], pool["dilation"], pool["ties"]) == ("VALID", 1, "first")
 
 
 def _apply_block(
-    conv: Mapping[str, Any], pool: Mapping[str, Any], params: Params, x: jax.Array
+    convolution: Mapping[str, Any], pool: Mapping[str, Any], params: Params, x: jax.Array
 ) -> jax.Array:
-    options = dict(conv)
+    options = dict(convolution)
     names = ("w", "b") if options.pop("bias") else ("w",)
     arrays = take("layers.conv", params, *names)
     return conv_relu_max_pool(

@@ -217,6 +217,64 @@ def test_backward_gives_a_tree_like_the_parameters(rng):
     assert_trees_close(cotangents, pullback(dy), terms=100)
 
 
+CHAINS = {
+    "a block": (layers.conv(3, 3), layers.relu(), layers.max_pool(2)),
+    "a block that overlaps": (
+        layers.conv(4, 2, stride=(2, 1), padding=1, dilation=2, groups=2, bias=False),
+        layers.relu(),
+        layers.max_pool((3, 2), stride=1),
+    ),
+    "other ties": (layers.conv(3, 3), layers.relu(), layers.max_pool(2, ties="all")),
+    "padding in the pooling": (layers.conv(3, 3), layers.relu(), layers.max_pool(2, padding=1)),
+    "a dilated pooling": (layers.conv(3, 3), layers.relu(), layers.max_pool(2, dilation=2)),
+}
+
+
+@pytest.mark.parametrize("name", CHAINS)
+def test_a_chain_run_as_one_rule_is_its_layers_one_by_one(name, rng):
+    """(5.5), (5.6): value and gradients of apply, in whole numbers, are those of the layers."""
+    chain = CHAINS[name]
+    network = jaxbp.sequential(layers.conv(2, 1, bias=False), *chain, layers.relu())
+    x = jnp.asarray(rng.integers(-3, 4, (2, 6, 5, 1)), default_dtype())
+    params = network.init(jax.random.key(0), x.shape)
+    params = jax.tree.map(lambda p: jnp.asarray(rng.integers(-3, 4, p.shape), p.dtype), params)
+
+    def one_by_one(params, x):
+        for layer_name, layer in network.layers.items():
+            x = layer.apply(params.get(layer_name, {}), x)
+        return x
+
+    @jax.jit
+    def by_hand(params, x, dy):
+        y, residuals = network.forward(params, x)
+        return y, network.backward(residuals, dy)
+
+    y, pullback = jax.vjp(network.apply, params, x)
+    expected, expected_pullback = jax.vjp(one_by_one, params, x)
+    dy = jnp.asarray(rng.integers(-3, 4, y.shape), y.dtype)
+    swept, cotangents = by_hand(params, x, dy)
+    for value in (y, swept):
+        np.testing.assert_array_equal(value, expected)
+    for ours in (pullback(dy), cotangents):
+        jax.tree.map(np.testing.assert_array_equal, ours, expected_pullback(dy))
+
+
+def test_only_the_librarys_own_layers_are_run_as_one_rule(rng):
+    """A layer of one's own may be called relu: it is applied all the same."""
+    own = jaxbp.Layer(
+        lambda key, shape: {},
+        lambda params, x: -x,
+        lambda params, x: (-x, None),
+        lambda residuals, dy: ({}, -dy),
+        kind="relu",
+    )
+    network = jaxbp.sequential(layers.conv(2, 1), own, layers.max_pool(2))
+    x = numbers(rng, (1, 2, 2, 1))
+    params = network.init(jax.random.key(0), x.shape)
+    expected = jaxbp.max_pool(-jaxbp.conv(x, **params["conv1"]), 2)
+    np.testing.assert_array_equal(network.apply(params, x), expected)
+
+
 def test_an_empty_network_is_the_identity(rng):
     network = jaxbp.sequential()
     x = numbers(rng, (2, 3))
