@@ -83,10 +83,9 @@ def draw(epochs: list[Epoch], kernels: np.ndarray, sight: Sight, held_out: int) 
         top, bottom = _split(figure, (1, 1.35), down=True)
         left, middle, right = _split(top, (1, 1, 1.05))
 
-        right_answers = f"{epochs[-1].test_accuracy:.2%} of {held_out} held-out digits right"
         axes = left.subplots()
         figures.draw_wrong(axes, epochs)
-        axes.set_title(right_answers)
+        axes.set_title(f"Wrong answers: {1 - epochs[-1].test_accuracy:.2%} of {held_out} held out")
         axes = middle.subplots()
         figures.draw_loss(axes, epochs)
 
@@ -110,6 +109,7 @@ def _draw_sweep(panel: Any, sight: Sight) -> None:
     outputs = [np.asarray(sight.sweep.outputs[name][0]) for name in LAYERS]
     sensitivities = [np.asarray(sight.sweep.sensitivities[name][0]) for name in LAYERS]
     grid[0, 0].imshow(sight.image, cmap=PAPER)
+    _keep_box(grid[0, 0])
     for axes, values in zip(grid[0, 1:], outputs, strict=True):
         _draw_values(axes, values)
     for axes, name in zip(grid[0], ["image", *LAYERS.values()], strict=True):
@@ -125,6 +125,7 @@ def _draw_sweep(panel: Any, sight: Sight) -> None:
             _draw_arrow(after, arrow)
     for row in grid:
         _name_classes(row[-1], len(sight.probabilities))
+    _note(panel, "orange above zero, blue below, each picture on its own scale; ± the largest δ")
 
 
 def _draw_values(axes: Axes, values: np.ndarray) -> None:
@@ -132,6 +133,12 @@ def _draw_values(axes: Axes, values: np.ndarray) -> None:
     tiles = _mosaic(values) if values.ndim == 3 else _block(values) if values.ndim == 1 else values
     most = float(np.nanmax(np.abs(tiles))) or 1.0
     axes.imshow(tiles, cmap=SIGNED, vmin=-most, vmax=most)
+    _keep_box(axes)
+
+
+def _keep_box(axes: Axes) -> None:
+    """Leave white beside an image rather than shrink the axes, so that titles stand in line."""
+    axes.set_aspect("equal", adjustable="datalim")
 
 
 def _strip(axes: Axes) -> None:
@@ -164,6 +171,10 @@ def _draw_arrow(after: Axes, arrow: str) -> None:
     )  # fmt: skip
 
 
+def _note(panel: Any, text: str) -> None:
+    panel.supxlabel(text, x=0.99, ha="right", fontsize=9, color=MUTED)
+
+
 def _split(panel: Any, ratios: Sequence[float], down: bool = False) -> list[Any]:
     if down:
         return list(panel.subfigures(len(ratios), 1, height_ratios=ratios, hspace=0.05))
@@ -179,9 +190,8 @@ def _article(digit: int) -> str:
 
 
 def _name_classes(axes: Axes, count: int) -> None:
-    axes.yaxis.tick_right()
-    axes.set_yticks(range(count), [str(n) for n in range(count)], fontsize=8)
-    axes.tick_params(length=0, pad=3)
+    for label in range(count):
+        axes.text(0.75, label, str(label), va="center", fontsize=8, color=MUTED)
 
 
 def main() -> int:
