@@ -135,9 +135,7 @@ def _check_squared(function: str, y: Any, t: Any, dloss: Any = None) -> tuple[ja
 
 def _softmax_cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     z, _, total = _exponents(logits)
-    t = _targets(labels, z)
-    cost = _cost(t, jnp.log(total) - z)
-    return jnp.sum(t * cost, axis=-1).astype(logits.dtype)
+    return _negative_log(z, total, labels).astype(logits.dtype)
 
 
 def softmax_cross_entropy_grad(p: Any, labels: Any, dloss: Any) -> jax.Array:
@@ -175,10 +173,13 @@ def softmax_cross_entropy_grad(p: Any, labels: Any, dloss: Any) -> jax.Array:
     labels = _check_labels(name, "p", p, labels)
     shape(name, "dloss", dloss, p.shape[:-1], "the leading axes of p")
     wide_p, scale = widen(p, dloss)
-    t = _targets(labels, wide_p)
-    # An integer label's t sums to one, which spares a pass over the row.
-    mass = 1 if _are_integers(labels) else jnp.sum(t, axis=-1, keepdims=True)
-    return ((wide_p * mass - t) * scale[..., None]).astype(p.dtype)
+    if _are_integers(labels):
+        scale = jnp.where(_exist(labels, p.shape[-1]), scale, jnp.nan)
+        difference = wide_p - jax.nn.one_hot(labels, p.shape[-1], dtype=wide_p.dtype)
+    else:
+        (t,) = widen(labels)
+        difference = wide_p * jnp.sum(t, axis=-1, keepdims=True) - t
+    return (difference * scale[..., None]).astype(p.dtype)
 
 
 class SoftmaxCrossEntropyResiduals(NamedTuple):
@@ -194,9 +195,9 @@ def softmax_cross_entropy_fwd(
     logits: jax.Array, labels: jax.Array
 ) -> tuple[jax.Array, SoftmaxCrossEntropyResiduals]:
     """Return `softmax_cross_entropy`'s value and residuals."""
-    _, top, total = _exponents(logits)
-    residuals = SoftmaxCrossEntropyResiduals(logits, labels, top, total)
-    return _softmax_cross_entropy(logits, labels), residuals
+    z, top, total = _exponents(logits)
+    loss = _negative_log(z, total, labels).astype(logits.dtype)
+    return loss, SoftmaxCrossEntropyResiduals(logits, labels, top, total)
 
 
 def softmax_cross_entropy_bwd(
@@ -277,14 +278,19 @@ def _below(logits: jax.Array, top: jax.Array) -> jax.Array:
     return jnp.where(wide == jnp.inf, 0, wide - wide_top)  # not inf − inf
 
 
-def _targets(labels: jax.Array, like: jax.Array) -> jax.Array:
-    """t[..., K] in a dtype and with classes like those of the array; NaN for no such class."""
+def _negative_log(z: jax.Array, total: jax.Array, labels: jax.Array) -> jax.Array:
+    """−Σ_k t_k log p_k, log p being z − log total."""
     if not _are_integers(labels):
-        return labels.astype(like.dtype)
-    classes = like.shape[-1]
-    hit = labels[..., None] == jnp.arange(classes, dtype=labels.dtype)
-    valid = (labels >= 0) & (labels < classes)
-    return jnp.where(valid[..., None], hit.astype(like.dtype), jnp.nan)
+        (t,) = widen(labels)
+        return jnp.sum(t * _cost(t, jnp.log(total) - z), axis=-1)
+    # The one term that is not 0, read alone: t, if written out, takes longer than all the rest.
+    at_label = jnp.take_along_axis(z, labels[..., None], axis=-1, mode="clip")
+    loss = (jnp.log(total) - at_label)[..., 0]
+    return jnp.where(_exist(labels, z.shape[-1]), loss, jnp.nan)
+
+
+def _exist(labels: jax.Array, classes: int) -> jax.Array:
+    return (labels >= 0) & (labels < classes)
 
 
 def _cost(t: jax.Array, cost: jax.Array) -> jax.Array:
