@@ -20,8 +20,10 @@ from download import PUBLISHED
 from models import MODELS, Recipe
 from optimisers import OPTIMIZERS, SCHEDULES
 from progress import Watch
-from results import open_folder, write, write_metrics
+from results import METRICS, open_folder, write, write_metrics
 from training import After, Epoch, Options, Run, fit, prepare
+
+PICTURES = ("curves.png", "confusion.png", "kernels.png", "mistakes.png")
 
 
 def parse() -> argparse.Namespace:
@@ -97,7 +99,7 @@ def main() -> int:
         draw(folder, args.model, run, epochs, after)
     print(table(args, data, run, epochs, after.params, time.perf_counter() - began))
     if folder:
-        print(f"\nwritten to {folder}: {', '.join(sorted(p.name for p in folder.iterdir()))}")
+        print(f"\nwritten to {folder}: {METRICS}, {', '.join(PICTURES)}")
     return command.INTERRUPTED if watch.stopped else 0
 
 
@@ -106,24 +108,19 @@ def draw(folder: Path, model: str, run: Run, epochs: list[Epoch], after: After) 
     scores = after.scores
     labels, classes = run.data.test.labels, run.data.classes
     on = f"{model} on {run.data.name}"
-    accuracy = f"{scores.accuracy:.2%} of {len(labels):,} held-out images right"
+    accuracy = f"{on}: {scores.accuracy:.2%} of {len(labels):,} held-out images right"
     first = np.asarray(after.params["conv1"]["w"])
-    write(folder / "curves.png", figures.curves(epochs, f"{on}: {accuracy}"))
-    write(
-        folder / "confusion.png",
-        figures.confusion(labels, scores.predicted, classes, f"{on}: {accuracy}"),
-    )
-    write(
-        folder / "kernels.png",
+    pictures = (
+        figures.curves(epochs, accuracy),
+        figures.confusion(labels, scores.predicted, classes, accuracy),
         figures.kernels(first, f"{on}: the first layer's kernels"),
-    )
-    write(
-        folder / "mistakes.png",
         figures.mistakes(
             run.data.test.images, labels, scores.predicted, scores.losses, classes,
             f"{on}: the worst mistakes (what it is → what the network says)",
         ),
     )  # fmt: skip
+    for name, content in zip(PICTURES, pictures, strict=True):
+        write(folder / name, content)
 
 
 def table(
