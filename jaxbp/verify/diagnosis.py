@@ -25,6 +25,7 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
     term_mistakes.one_factor,
     term_mistakes.one_term,
     mistakes.another_leaf,
+    mistakes.lost_examples,
     mistakes.some_contributions,
     mistakes.divided_by_counts,
     mistakes.cotangent_rearranged,

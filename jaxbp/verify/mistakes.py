@@ -415,6 +415,33 @@ def _is_block(wrong: np.ndarray) -> bool:
     return bool(box == len(places) and len(places) <= wrong.size // 2)
 
 
+def lost_examples(e: Evidence) -> Iterator[Diagnosis]:
+    """Right for some examples, and zero for at least as many."""
+    if not e.leaf.shape:
+        return
+    wrong = (np.abs(e.got - e.truth) > e.tolerance).any(axis=0)
+    there = np.any(e.truth != 0, axis=0)
+    zero_there = ~np.any(e.got != 0, axis=0)
+    if np.any(wrong & ~zero_there):
+        return
+    length = e.leaf.shape[0]
+    rows = there.reshape(length, -1).any(axis=1)
+    gone = wrong.reshape(length, -1).any(axis=1)
+    whole = not np.any((there & ~wrong)[gone])
+    kept = np.flatnonzero(rows & ~gone)
+    one_end = kept.size > 0 and (
+        np.array_equal(kept, np.flatnonzero(rows)[: kept.size])
+        or np.array_equal(kept, np.flatnonzero(rows)[-kept.size :])
+    )
+    if whole and one_end and rows.sum() > 1 and 2 * gone.sum() >= rows.sum():
+        yield Diagnosis(
+            "one-example",
+            f"only entries {kept.tolist()} along axis 0 (of {length}) have "
+            "a cotangent, the others zero",
+            1.0,
+        )
+
+
 def some_contributions(e: Evidence) -> Iterator[Diagnosis]:
     """Some outputs' contributions kept, others dropped."""
     jacobians = _jacobians(e)
@@ -429,23 +456,7 @@ def some_contributions(e: Evidence) -> Iterator[Diagnosis]:
     held, all_of_them = (there & kept).sum(axis=0), there.sum(axis=0)
     touched = all_of_them > 0
     lost = touched & (held == 0)
-    if np.all((held == all_of_them) | lost):  # entry by entry: all or nothing
-        wrong = lost.reshape(e.leaf.shape)
-        first = (
-            [
-                bool(wrong[i].all()) or not touched.reshape(wrong.shape)[i].any()
-                for i in range(len(wrong))
-            ]
-            if wrong.ndim
-            else []
-        )
-        if wrong.ndim and 2 * sum(first) >= len(first) and not wrong[np.logical_not(first)].any():
-            yield Diagnosis(
-                "one-example",
-                f"only entries {[i for i, gone in enumerate(first) if not gone]} along axis 0 (of "
-                f"{len(first)}) have a cotangent, the others zero",
-                1.0,
-            )
+    if np.all((held == all_of_them) | lost):  # entry by entry, all or nothing: `lost_examples`
         return
     if (
         len(e.outputs) == 1
@@ -503,22 +514,27 @@ def _by_output_axis(
 def _jacobians(
     e: Evidence, most: int = 512
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray] | None:
-    """Rows of both Jacobians at the first point, and what may count as equal. [m, leaf.size]"""
+    """Rows of both Jacobians at one point, and what may count as equal. [m, leaf.size]"""
     m = e.cotangents.shape[1]
     if m > most or m * e.leaf.size > 4_000_000:
         return None
-    got, truth = [], []
-    for row in range(m):
-        c = np.zeros(m)
-        c[row] = 1.0
-        got.append(e.rule(e.points[0], c)[e.leaf.part])
-        truth.append(e.reference(e.points[0], c)[e.leaf.part])
-    a, b = np.array(got), np.array(truth)
-    if not (np.all(np.isfinite(a)) and np.all(np.isfinite(b))):
-        return None
-    size = max(float(np.abs(b).max(initial=0.0)), float(np.abs(a).max(initial=0.0)))
-    tolerance = np.full(b.shape, 1e-9 * size) + 1e-7 * np.abs(b)
-    return np.arange(m), a, b, tolerance
+    answers = None
+    for point in list({x.tobytes(): x for x in e.points}.values())[:3]:
+        got, truth = [], []
+        for row in range(m):
+            c = np.zeros(m)
+            c[row] = 1.0
+            got.append(e.rule(point, c)[e.leaf.part])
+            truth.append(e.reference(point, c)[e.leaf.part])
+        a, b = np.array(got), np.array(truth)
+        if not (np.all(np.isfinite(a)) and np.all(np.isfinite(b))):
+            return None
+        size = max(float(np.abs(b).max(initial=0.0)), float(np.abs(a).max(initial=0.0)))
+        tolerance = np.full(b.shape, 1e-9 * size) + 1e-7 * np.abs(b)
+        answers = np.arange(m), a, b, tolerance
+        if np.any(np.abs(a - b) > tolerance):
+            break  # a point at which the mistake shows entry by entry
+    return answers
 
 
 def passed_on(e: Evidence) -> Iterator[Diagnosis]:
@@ -581,7 +597,7 @@ def factor(e: Evidence) -> Iterator[Diagnosis]:
         return
     _, got, truth, _ = jacobians
     share = 0.0 if _entry_by_entry(e) else _rows_proportional(got, truth)
-    if share >= 0.95 and len(got) > 1:
+    if share >= 1 - 1e-6 and len(got) > 1:
         yield Diagnosis(
             "missing-term",
             "each output's contribution is the truth times a factor of its own: a factor that "
@@ -604,13 +620,13 @@ def divided_by_counts(e: Evidence) -> Iterator[Diagnosis]:
 
 
 def _entry_by_entry(e: Evidence) -> bool:
-    """Whether each output depends on one entry of the leaf, and each entry moves one output."""
+    """Whether each entry of the leaf moves one output only: then any error is a factor."""
     jacobians = _jacobians(e)
     if jacobians is None:
         return False
     _, got, truth, tolerance = jacobians
     there = (np.abs(truth) > tolerance) | (np.abs(got) > tolerance)
-    return bool(there.sum(axis=0).max() <= 1 and there.sum(axis=1).max() <= 1)
+    return bool(there.sum(axis=0).max() <= 1)
 
 
 def _recognised(e: Evidence, ratio: np.ndarray) -> str | None:
@@ -667,9 +683,9 @@ def _ratio_per_entry(e: Evidence) -> tuple[np.ndarray, float] | None:
     error = np.sum((got - truth) ** 2)
     if not error > 0:
         return None
-    # As many factors as entries: each question beyond the first is a test of them.
+    # As many factors as entries: they must fit exactly to be more than a coincidence.
     share = 1.0 - float(left / error)
-    return (ratio, share) if share >= 0.95 else None
+    return (ratio, share) if share >= 1 - 1e-6 else None
 
 
 def _rows_proportional(got: np.ndarray, truth: np.ndarray) -> float:
