@@ -83,7 +83,7 @@ def shell(directory):
             env=_environment(**environment),
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=300,
         )
 
     return run
@@ -282,7 +282,7 @@ def test_ctrl_c_ends_cleanly(words, directory, tmp_path):
                 break
         time.sleep(0.2)
         os.killpg(process.pid, signal.SIGINT)
-        _, errors = process.communicate(timeout=30)
+        _, errors = process.communicate(timeout=120)
     assert process.returncode == 130
     assert errors == "jaxbp verify: interrupted\n"
     assert os.listdir(tmp_path) == []
