@@ -472,11 +472,11 @@ def some_contributions(e: Evidence) -> Iterator[Diagnosis]:
                 1.0,
             )
             return
-    most = all_of_them == all_of_them.max()
-    few_kept = bool(all_of_them.max() > 1 and np.all(2 * held[most] <= all_of_them[most]))
+    hit = (held < all_of_them) & (held > 0)
+    few_kept = bool(hit.any() and np.all(2 * held[hit] <= all_of_them[hit]))
     shape = next((s for s in e.outputs if math.prod(s) == len(rows)), None)
     axis_wise = None if shape is None else _by_output_axis(there, kept, shape)
-    if few_kept and not np.any(lost) and (axis_wise is None or axis_wise[2] > 1):
+    if few_kept and (axis_wise is None or axis_wise[2] > 1):
         yield Diagnosis(
             "overwritten",
             f"entries that several outputs contribute to (up to {int(all_of_them.max())}) keep "
