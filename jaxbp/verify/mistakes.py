@@ -476,7 +476,8 @@ def some_contributions(e: Evidence) -> Iterator[Diagnosis]:
     few_kept = bool(hit.any() and np.all(2 * held[hit] <= all_of_them[hit]))
     shape = next((s for s in e.outputs if math.prod(s) == len(rows)), None)
     axis_wise = None if shape is None else _by_output_axis(there, kept, shape)
-    if few_kept and (axis_wise is None or axis_wise[2] > 1):
+    one_each = axis_wise is not None and axis_wise[2] > 1 and held[hit].max(initial=0) == 1
+    if few_kept and (axis_wise is None or one_each):
         yield Diagnosis(
             "overwritten",
             f"entries that several outputs contribute to (up to {int(all_of_them.max())}) keep "
