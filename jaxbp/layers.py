@@ -246,7 +246,8 @@ def subsample(window: Any) -> Layer:
         return {"beta": ones(key, channels), "b": zeros(key, channels)}
 
     def apply(params: Params, x: jax.Array) -> jax.Array:
-        return _subsample.subsample(x, *take("layers.subsample", params, "beta", "b"), window)
+        beta, b = take("layers.subsample", params, "beta", "b")
+        return _subsample.subsample(x, beta, b, window)
 
     def forward(params: Params, x: jax.Array) -> tuple[jax.Array, Any]:
         beta, b = take("layers.subsample", params, "beta", "b")
