@@ -34,6 +34,7 @@ def _products(whose: str, shape: Shape) -> Iterator[tuple[int, str]]:
 
 
 def close(a: float, b: float) -> bool:
+    """Whether two factors are one, as a measured gradient can tell."""
     return math.isclose(a, b, rel_tol=1e-6)
 
 
