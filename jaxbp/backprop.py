@@ -99,7 +99,7 @@ def backprop(
             sensitivities[path] = dy
             return layer.backward(residuals, dy)
         grads = {}
-        for name, inner in reversed(layer.layers.items()):
+        for name, inner in reversed(list(layer.layers.items())):
             own, dy = backward(inner, _join(path, name), residuals[name], dy)
             if own:
                 grads[name] = own

@@ -39,7 +39,7 @@ class Layer(_Functions):
 
     kind: str  # the layer's name in a network, before its number
     options: Mapping[str, Any]  # how its rule is called
-    layers: types.MappingProxyType[str, Layer]  # of a network: its layers by name
+    layers: Mapping[str, Layer]  # of a network: its layers by name
     rule: Callable[..., jax.Array] | None  # the function of `jaxbp` that it applies, if it is one
 
     def __new__(
@@ -50,7 +50,7 @@ class Layer(_Functions):
         backward: Callable[[Any, jax.Array], tuple[Params, jax.Array]],
         kind: str = "layer",
         options: Mapping[str, Any] = types.MappingProxyType({}),
-        layers: types.MappingProxyType[str, Layer] = types.MappingProxyType({}),
+        layers: Mapping[str, Layer] = types.MappingProxyType({}),
         rule: Callable[..., jax.Array] | None = None,
     ) -> Layer:
         self = super().__new__(cls, init, apply, forward, backward)
