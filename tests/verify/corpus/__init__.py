@@ -10,6 +10,7 @@ from tests.verify.corpus import (
     convolution,
     dense,
     indexing,
+    later,
     losses,
     normalisation,
     pooling,
@@ -37,6 +38,7 @@ FAMILIES = tuple(
         precision,
         pytrees,
         suspicious,
+        later,
     )
 )
 CASES: tuple[Case, ...] = tuple(case for family in FAMILIES for case in family)

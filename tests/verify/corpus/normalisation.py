@@ -149,7 +149,7 @@ cases.wrong(
 )
 cases.wrong(
     "layer-norm-detached",
-    "x",
+    ("x", "gamma"),
     "second-order",
     "the normed input is kept detached",
     bwd=lambda res, dy: make_norm(-1, 0)[2]((lax.stop_gradient(res[0]), *res[1:]), dy),
