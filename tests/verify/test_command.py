@@ -67,7 +67,8 @@ def directory(tmp_path_factory):
     (path / "slow_cases.py").write_text(
         "import time\nfrom jaxbp.verify.case import Case\n"
         "def slow(x):\n    print('started', flush=True)\n    time.sleep(60)\n    return x\n"
-        "CASES = [Case('slow', slow, ('f32[2]',)), Case('slower', slow, ('f32[3]',))]\n"
+        "def quick(x):\n    return x\n"
+        "CASES = [Case('quick', quick, ('f32[2]',)), Case('slow', slow, ('f32[3]',))]\n"
     )
     return path
 
@@ -265,9 +266,15 @@ def test_the_exit_status_reaches_the_shell(shell):
 
 
 @pytest.mark.parametrize(
-    "words", [("--cases", "slow_cases"), ("slow_cases:slow", "--args", "f32[2]")]
+    ("words", "awaited"),
+    [
+        # One worker is at work and one is idle: neither may say a word.
+        (("--cases", "slow_cases", "--jobs", "2", *QUICK), {"started", "quick"}),
+        (("slow_cases:slow", "--args", "f32[2]"), {"started"}),
+    ],
+    ids=["table", "one"],
 )
-def test_ctrl_c_ends_cleanly(words, directory, tmp_path):
+def test_ctrl_c_ends_cleanly(words, awaited, directory, tmp_path):
     with subprocess.Popen(
         [sys.executable, "-m", "jaxbp", "verify", *words, "--json", tmp_path / "x.json"],
         cwd=directory,
@@ -277,8 +284,10 @@ def test_ctrl_c_ends_cleanly(words, directory, tmp_path):
         text=True,
         start_new_session=True,
     ) as process:
+        seen = set()
         for line in process.stdout:
-            if line == "started\n":
+            seen |= awaited & set(line.split())
+            if seen == awaited:
                 break
         time.sleep(0.2)
         os.killpg(process.pid, signal.SIGINT)
