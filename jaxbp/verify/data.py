@@ -57,7 +57,7 @@ def _moved(v: np.ndarray, rng: np.random.Generator, spread: float) -> np.ndarray
     else:
         moved = free + spread * size * noise * 0.5
     if np.all((v >= 0) & (v <= 1)):
-        moved = np.clip(moved, 0.0, 1.0)
+        moved = np.clip(1.0 - np.abs(1.0 - np.abs(moved)), 0.0, 1.0)  # turned back at the ends
     return _with_promises(v, moved)
 
 

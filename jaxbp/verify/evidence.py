@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -37,6 +38,8 @@ class Evidence:
     """The reference's derivative taken apart, where that works."""
     given: Vector | None = None
     """The arguments that the rule was first called with."""
+    kept: dict[Any, Any] = dataclasses.field(default_factory=dict)
+    """What several hypotheses ask for, computed once."""
 
     def explained(self, answer: np.ndarray) -> float:
         """The share of the error that is gone when `answer` is what the rule is taken to give."""

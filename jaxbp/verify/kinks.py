@@ -50,7 +50,7 @@ def check(trial: Trial, rng: np.random.Generator) -> Outcome:
                 elif ruling.kink:
                     message = "at a tie or corner the slope is not between the one-sided slopes"
                 elif ruling.who in ("reference", "neither"):
-                    message = "right nearby, wrong at this very value, where the function is smooth"
+                    message = "wrong at the given arguments, where the function is smooth"
                 else:
                     continue
                 outcome.found(

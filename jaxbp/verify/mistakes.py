@@ -14,6 +14,9 @@ from jaxbp.verify import naming
 from jaxbp.verify.evidence import Diagnosis, Evidence
 from jaxbp.verify.subject import unpack
 
+MOST_ROWS = 512
+"""Jacobians of more rows are not looked at."""
+
 
 def zero(e: Evidence) -> Iterator[Diagnosis]:
     """Nothing where there must be something."""
@@ -69,6 +72,12 @@ def multiple(e: Evidence) -> Iterator[Diagnosis]:
                 "averaged", f"{sentence}: a mean where a sum belongs, 1 over {what}", share
             )
             return
+        # Entries that add nothing just here (a mask) were counted by the mean all the same.
+        if mean is not None and mean[0] > 2 and several >= 2 and 4 * several >= mean[0]:
+            yield Diagnosis(
+                "averaged", f"{sentence}: a mean where a sum belongs, 1 over {mean[1]}", share
+            )
+            return
     elif several is None and mean is not None and mean[0] > 2:
         yield Diagnosis(
             "averaged", f"{sentence}: a mean where a sum belongs, 1 over {mean[1]}", share
@@ -105,6 +114,17 @@ def _multiple_of_the_data(e: Evidence) -> Iterator[Diagnosis]:
                     yield Diagnosis("scale", f"the cotangent is the truth times {what}", share)
                     return
     what = f"{ratio.min():.4g} to {ratio.max():.4g}"
+    if e.given is not None and len(np.unique(e.given)) > 2:
+        c = e.cotangents[0]
+        mine, truth = e.rule(e.given, c)[e.leaf.part], e.reference(e.given, c)[e.leaf.part]
+        if np.allclose(mine, truth, 1e-5, 1e-7 * float(np.abs(truth).max())):
+            yield Diagnosis(
+                "nondeterministic",
+                "right for the arguments of the first call, and for others wrong by a number "
+                f"({what}): something computed then is kept between calls",
+                share,
+            )
+            return
     sentence = f"the cotangent is the truth times a number that depends on the arguments ({what})"
     yield Diagnosis("scale", sentence, share)
 
@@ -364,10 +384,11 @@ def _picked(v: np.ndarray, index: np.ndarray) -> np.ndarray:
 
 def few_entries(e: Evidence) -> Iterator[Diagnosis]:
     """Right but for the border, or for a few entries."""
-    wrong = (np.abs(e.got - e.truth) > e.tolerance).any(axis=0)
-    count = int(wrong.sum())
-    if not count or e.leaf.size < 2:
+    everywhere = (np.abs(e.got - e.truth) > e.tolerance).any(axis=0)
+    if not everywhere.any() or e.leaf.size < 2:
         return
+    wrong = max(_wrong_at_each_point(e), key=lambda mask: int(mask.sum()))
+    count = int(wrong.sum())
     border = _border_of(wrong)
     if border is not None:
         axes, width = border
@@ -385,6 +406,22 @@ def few_entries(e: Evidence) -> Iterator[Diagnosis]:
         yield Diagnosis(
             "local", f"only {count} of {e.leaf.size} entries are wrong, within [{box}]", 1.0
         )
+
+
+def _wrong_at_each_point(e: Evidence) -> Iterator[np.ndarray]:
+    """Which entries are wrong; others may be at another point (those that win there, say)."""
+    wrong = np.abs(e.got - e.truth) > e.tolerance
+    for x in {x.tobytes(): x for x in e.points}.values():
+        yield wrong[np.all(e.points == x, axis=1)].any(axis=0)
+
+
+def lost_entries(e: Evidence) -> Iterator[Diagnosis]:
+    """A block of at most a third of the entries is zero, and all others are right."""
+    wrong = (np.abs(e.got - e.truth) > e.tolerance).any(axis=0)
+    if not wrong.any() or 3 * wrong.sum() > e.leaf.size or np.any(e.got[:, wrong] != 0):
+        return
+    if _is_block(wrong) and _border_of(wrong) is None:
+        yield from few_entries(e)
 
 
 def _border_of(wrong: np.ndarray) -> tuple[tuple[int, ...], int] | None:
@@ -440,6 +477,101 @@ def lost_examples(e: Evidence) -> Iterator[Diagnosis]:
             "a cotangent, the others zero",
             1.0,
         )
+
+
+def misplaced(e: Evidence) -> Iterator[Diagnosis]:
+    """What an output sends back has the right size and goes to another entry."""
+    jacobians = _jacobians(e)
+    if jacobians is None or e.leaf.size < 3:
+        return
+    _, got, truth, tolerance = jacobians
+    error = np.where(np.abs(got - truth) > tolerance, got - truth, 0.0)
+    if not error.any() or not got.any():
+        return
+
+    def fibres(v: np.ndarray, axis: int) -> np.ndarray:
+        whole = v.reshape(len(v), *e.leaf.shape)
+        return np.moveaxis(whole, axis + 1, -1).reshape(-1, e.leaf.shape[axis])
+
+    looks = [(error, truth)]
+    for axis, size in enumerate(e.leaf.shape):
+        if 2 < size < e.leaf.size:
+            looks.append((fibres(error, axis), fibres(truth, axis)))
+    for rows, correct in looks:
+        off = np.count_nonzero(rows, axis=1)
+        moved = (off == 2) & (np.abs(rows.sum(axis=1)) <= 1e-6 * np.abs(rows).max(axis=1))
+        gone = np.all((rows == 0) | (rows == -correct), axis=1) & (off == 1)
+        if np.all((off == 0) | moved | gone) and moved.sum() > gone.sum():
+            yield Diagnosis(
+                "shifted",
+                "an amount of the right size is added to one entry and is missing at another: it "
+                "goes to the wrong place",
+                1.0,
+            )
+            return
+
+
+def one_of_several(e: Evidence) -> Iterator[Diagnosis]:
+    """Entries that several outputs contribute to hold one contribution alone."""
+    if e.cotangents.shape[1] > MOST_ROWS:
+        return
+    matched = 0
+    for x, c, got, truth in zip(e.points, e.cotangents, e.got, e.truth, strict=True):
+        rows = _truth_rows(e, x)
+        size = float(np.abs(truth).max(initial=0.0))
+        off = np.abs(got - truth).reshape(-1) > 1e-7 * size
+        if not off.any():
+            continue
+        shares = c[:, None] * rows[:, off]
+        gap = np.abs(got.reshape(-1)[off] - np.where(shares == 0, np.inf, shares)).min(axis=0)
+        if np.any(gap > 1e-7 * size) or np.any(np.count_nonzero(shares, axis=0) < 2):
+            return
+        matched += int(off.sum())
+    if matched:
+        yield Diagnosis(
+            "overwritten",
+            "entries that several outputs contribute to hold only one contribution: the others "
+            "are replaced where they should be added",
+            1.0,
+        )
+
+
+def _truth_rows(e: Evidence, x: np.ndarray) -> np.ndarray:
+    """The truth's Jacobian at `x`. [m, leaf.size]"""
+    key = ("rows", x.tobytes())
+    if key not in e.kept:
+        unit = np.eye(e.cotangents.shape[1])
+        e.kept[key] = np.array([e.reference(x, c)[e.leaf.part] for c in unit])
+    return e.kept[key]  # type: ignore[no-any-return]
+
+
+def border_elements(e: Evidence) -> Iterator[Diagnosis]:
+    """Right wherever neither the entry nor the output is at the border."""
+    jacobians = _jacobians(e)
+    if jacobians is None or len(e.outputs) != 1 or len(e.outputs[0]) != len(e.leaf.shape):
+        return
+    _, got, truth, tolerance = jacobians
+    wrong = np.abs(got - truth) > tolerance
+    axes = [a for a, n in enumerate(e.leaf.shape) if n > 3 and e.outputs[0][a] > 3]
+    for chosen in _subsets(axes):
+        inner = [_inside(shape, chosen).reshape(-1) for shape in (e.outputs[0], e.leaf.shape)]
+        right = np.outer(*inner)
+        if wrong[right].any() or np.count_nonzero(np.abs(truth[right]) > 0) < 3:
+            continue
+        where = ", ".join(map(str, chosen))
+        yield Diagnosis(
+            "border",
+            f"wrong only between entries and outputs of which one is at the border along axes "
+            f"{where}",
+            1.0,
+        )
+        return
+
+
+def _inside(shape: tuple[int, ...], axes: tuple[int, ...]) -> np.ndarray:
+    inside = np.zeros(shape, dtype=bool)
+    inside[tuple(slice(1, -1) if a in axes else slice(None) for a in range(len(shape)))] = True
+    return inside
 
 
 def some_contributions(e: Evidence) -> Iterator[Diagnosis]:
@@ -512,12 +644,19 @@ def _by_output_axis(
     return None
 
 
-def _jacobians(
-    e: Evidence, most: int = 512
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray] | None:
+Jacobians = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+
+
+def _jacobians(e: Evidence) -> Jacobians | None:
     """Rows of both Jacobians at one point, and what may count as equal. [m, leaf.size]"""
+    if "jacobians" not in e.kept:
+        e.kept["jacobians"] = _jacobians_anew(e)
+    return e.kept["jacobians"]  # type: ignore[no-any-return]
+
+
+def _jacobians_anew(e: Evidence) -> Jacobians | None:
     m = e.cotangents.shape[1]
-    if m > most or m * e.leaf.size > 4_000_000:
+    if m > MOST_ROWS or m * e.leaf.size > 4_000_000:
         return None
     answers = None
     for point in list({x.tobytes(): x for x in e.points}.values())[:3]:
@@ -597,6 +736,14 @@ def factor(e: Evidence) -> Iterator[Diagnosis]:
     if jacobians is None:
         return
     _, got, truth, _ = jacobians
+    if e.leaf.size == 1:  # then any wrong answer is a factor for each output
+        with np.errstate(all="ignore"):
+            known = _recognised(e, (got / truth).reshape(-1))
+        if known is not None:
+            yield Diagnosis(
+                "missing-term", f"each output's contribution lacks the factor {known}", 1.0
+            )
+        return
     share = 0.0 if _entry_by_entry(e) else _rows_proportional(got, truth)
     if share >= 1 - 1e-6 and len(got) > 1:
         yield Diagnosis(
@@ -648,6 +795,7 @@ def _recognised(e: Evidence, ratio: np.ndarray) -> str | None:
                 ("{}", v), ("1 / {}", 1 / v), ("{}²", v * v), ("1 / {}²", 1 / (v * v)),
                 ("1 - {}", 1 - v), ("1 + {}", 1 + v), ("1 / (1 - {})", 1 / (1 - v)),
                 ("1 / (1 + {})", 1 / (1 + v)), ("1 - {}²", 1 - v * v), ("1 + {}²", 1 + v * v),
+                ("log {}", np.log(v)), ("exp {}", np.exp(v)), ("cos {}", np.cos(v)),
             ):  # fmt: skip
                 for sign in (1.0, -1.0):
                     if np.allclose(sign * factor, lacking, 1e-5, 0.0):

@@ -1,12 +1,16 @@
 """What one part of a check hands to the report: rows of the table, and findings."""
 
 import dataclasses
+from collections.abc import Collection
 
 import numpy as np
 
 from jaxbp.verify.comparison import Sample
 from jaxbp.verify.report import Check, Finding
 from jaxbp.verify.subject import Leaf
+
+WRONG_ALREADY = "the gradient is wrong already"
+"""The detail of a row that an error found before has decided."""
 
 
 @dataclasses.dataclass
@@ -31,6 +35,19 @@ class Outcome:
         self.checks += other.checks
         self.findings += other.findings
         self.notes += other.notes
+
+    def but_for(self, arguments: Collection[str | None]) -> "Outcome":
+        """Without what is said of arguments that are known to be wrong, rows included."""
+        left = [f for f in self.findings if f.argument not in arguments]
+        told = {f.check for f in self.findings} - {f.check for f in left}
+        said = {f.message for f in self.findings} - {f.message for f in left}
+        rows = [
+            Check(row.name, None, WRONG_ALREADY)
+            if row.ok is False and (row.name in told or row.detail in said)
+            else row
+            for row in self.checks
+        ]
+        return Outcome(rows, left, self.notes)
 
     def failed(self, *names: str) -> bool:
         """Whether one of these checks failed."""

@@ -74,6 +74,8 @@ def some_uses(e: Evidence) -> Iterator[Diagnosis]:
     for uses in by_source.values():
         if not 2 < len(uses) <= 64:
             continue
+        if len(uses) == 3 and len({g.primitive for g in uses}) > 1:
+            continue  # not one loop's turns: two terms are missing
         for kept in uses:
             weights = parts.whole()
             weights[[g.index for g in uses if g is not kept]] = 0.0
