@@ -333,6 +333,11 @@ BAD_CALLS = {
     "groups a bool": (lambda: jaxbp.conv(X, W, groups=True), "groups", TypeError),
     "groups None": (lambda: jaxbp.conv(X, W, groups=None), "groups", TypeError),
     "groups no divisor": (lambda: jaxbp.conv(X, W, groups=3), "groups", ValueError),
+    "groups no divisor of O": (
+        lambda: jaxbp.conv(X, np.ones((3, 3, 2, 5)), groups=2),
+        "groups",
+        ValueError,
+    ),
     "groups and w disagree": (lambda: jaxbp.conv(X, W, groups=2), "w", ValueError),
     "input_grad: dy of another shape": (
         lambda: jaxbp.conv_input_grad(DY[:, 1:], W, X.shape),
