@@ -125,7 +125,7 @@ def find(place: int, reader: Reader) -> Finding | None:
             f"{'×'.join(map(str, made.window))} max-pool",
         )
     )
-    rule = Rule("conv_relu_max_pool", partial(jaxbp_block, options=made))
+    rule = Rule("conv_relu_max_pool", jaxbp_block, made)
     return Finding((*sorted(spare), *places), what, rule, "", inputs, (result,))
 
 

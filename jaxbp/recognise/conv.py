@@ -111,10 +111,10 @@ def rule(equation: JaxprEqn) -> Rule:
     """Return the rule that stands for this convolution, which must not be unfit for one."""
     o = options(equation)
     if set(o.lhs_dilation) != {1}:
-        return Rule("conv_transpose", partial(jaxbp_conv_transpose, options=o))
+        return Rule("conv_transpose", jaxbp_conv_transpose, o)
     if _is_kernel_grad(equation):
-        return Rule("conv_kernel_grad", partial(jaxbp_conv_kernel_grad, options=o))
-    return Rule("conv", partial(jaxbp_conv, options=o))
+        return Rule("conv_kernel_grad", jaxbp_conv_kernel_grad, o)
+    return Rule("conv", jaxbp_conv, o)
 
 
 def _is_kernel_grad(equation: JaxprEqn) -> bool:

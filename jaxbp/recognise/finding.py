@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+import functools
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
 from jax._src import config, core
-from jax.extend.core import JaxprEqn, Var
+from jax._src.config import trace_context
+from jax.extend.core import ClosedJaxpr, JaxprEqn, Var
 
 from jaxbp.arguments import Shape
 from jaxbp.jaxprs import Atom, Exchange
@@ -18,7 +20,8 @@ class Rule(NamedTuple):
     """A rule of jaxbp that does what some equations do."""
 
     name: str  # the public function's
-    function: Callable[..., jax.Array]  # of the inputs' values
+    function: Callable[..., jax.Array]  # of the inputs' values and `options`
+    options: Hashable  # what the equations' parameters say
 
 
 class Finding(NamedTuple):
@@ -34,10 +37,16 @@ class Finding(NamedTuple):
     def exchange(self, last: JaxprEqn) -> Exchange:
         """Return the exchange of these equations, the last of them given, for the rule."""
         assert self.rule is not None
-        avals = [aval(v) for v in self.inputs]
+        avals = tuple(aval(v) for v in self.inputs)
         with last.ctx.manager, _shard_map(avals):
-            program = jax.make_jaxpr(self.rule.function)(*avals)
+            program = _trace(self.rule, avals, trace_context())
         return Exchange(self.equations, self.inputs, self.outputs, program)
+
+
+@functools.lru_cache(maxsize=1024)
+def _trace(rule: Rule, avals: tuple[Any, ...], context: Hashable) -> ClosedJaxpr:
+    # A network has many equations alike, and is traced more than once.
+    return jax.make_jaxpr(functools.partial(rule.function, options=rule.options))(*avals)
 
 
 @contextlib.contextmanager

@@ -104,7 +104,7 @@ def rule(equation: JaxprEqn) -> Rule:
         "avg_pool": jaxbp_sum_pool,
         "max_pool_grad": jaxbp_max_pool_grad,
     }
-    return Rule(o.kind, partial(functions[o.kind], options=o))
+    return Rule(o.kind, functions[o.kind], o)
 
 
 @partial(jax.jit, static_argnames="options")
