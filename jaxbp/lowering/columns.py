@@ -13,12 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxbp.arguments import sum_dtype, vary_alike
+from jaxbp.arguments import sum_dtype
+from jaxbp.lowering.pieces import sum_pieces
 from jaxbp.lowering.slices import pad, slices
 from jaxbp.window import Window
 
 # Bytes of columns to lay out at a time: the share of the last cache that is worth it.
-PIECE = 8 << 20
+PIECE = 2 << 20
 
 
 def can_kernel_grad(x: jax.Array, dy: jax.Array, window: Window, groups: int) -> bool:
@@ -29,26 +30,13 @@ def can_kernel_grad(x: jax.Array, dy: jax.Array, window: Window, groups: int) ->
 def conv_kernel_grad(x: jax.Array, dy: jax.Array, window: Window, groups: int) -> jax.Array:
     """dw[*K, C, O] of x[N, *S, C] and dy[N, *S_out, O], the sum (3.6)."""
     wide = sum_dtype(x.dtype)
-    (n, *_, c), o = x.shape, dy.shape[-1]
+    c, o = x.shape[-1], dy.shape[-1]
     columns_of_one = window.cells * c * dy[0, ..., 0].size * np.dtype(wide).itemsize
-    each = min(n, max(1, PIECE // columns_of_one))
 
-    def of(x: jax.Array, dy: jax.Array) -> jax.Array:
+    def piece(x: jax.Array, dy: jax.Array) -> jax.Array:
         return _columns(x.astype(wide), window) @ dy.astype(wide).reshape(-1, o)
 
-    def step(dw: jax.Array, piece: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
-        return dw + of(*piece), None
-
-    pieces, rest = divmod(n, each)
-    dw = jnp.zeros((window.cells * c, o), wide)
-    if rest:
-        dw = of(x[n - rest :], dy[n - rest :])
-    if pieces == 1:
-        dw = dw + of(x[:each], dy[:each])
-    elif pieces:
-        (dw,) = vary_alike(dw, x, dy)[:1]
-        stacked = tuple(a[: n - rest].reshape(pieces, each, *a.shape[1:]) for a in (x, dy))
-        dw, _ = lax.scan(step, dw, stacked)
+    dw: jax.Array = sum_pieces(piece, max(1, PIECE // columns_of_one), x, dy)
     return dw.reshape(*window.size, c, o).astype(x.dtype)
 
 

@@ -17,7 +17,7 @@ def max_pool_grad(
     n, *windows, c = dy.shape
     wide = dy.astype(sum_dtype(dy.dtype))
     cell = winner.astype(np.int32)
-    places = []
+    places: list[jax.Array] = []
     for axis in reversed(range(len(windows))):
         stride, dilation, low = window.stride[axis], window.dilation[axis], window.low[axis]
         along = [1] * winner.ndim

@@ -19,7 +19,7 @@ def sum_pool(x: jax.Array, window: Window) -> jax.Array:
 
 
 def sum_pool_grad(dy: jax.Array, input_shape: Shape, window: Window) -> jax.Array:
-    """dx[N, *S, C]: a place gets the sum of dy, dilated by the stride, over the windows it is in."""
+    """dx[N, *S, C]: each place gets the sum of dy over the windows that it is in."""
     wide = dy.astype(sum_dtype(dy.dtype))
     config = []
     for n, m, span, low, stride in zip(

@@ -1,0 +1,168 @@
+"""Minimal filtering: 3-cell kernels without stride, with fewer multiplications than plain sums.
+
+Along one axis two outputs y of a 3-cell kernel g need four inputs d and, in Winograd's F(2, 3),
+four products instead of six: with
+
+    v = (d₀ − d₂, d₁ + d₂, d₂ − d₁, d₁ − d₃),   u = (g₀, (g₀+g₁+g₂)/2, (g₀−g₁+g₂)/2, g₂)
+
+it is y₀ = u₀v₀ + u₁v₁ + u₂v₂ and y₁ = u₁v₁ − u₂v₂ − u₃v₃. Axis by axis, an image of C channels
+needs 16 products of matrices [tiles, C] [C, O] where the plain sum needs 36; the adjoints are the
+same steps backwards. The transforms only add, so rounding errs no more than in the plain sum.
+
+Two things differ. What is not finite would spread over its tile, so pieces that hold any such
+number take the plain sum. And an output errs by the rounding of the largest term of its tile, not
+of its window. (Lavin & Gray, "Fast Algorithms for Convolutional Neural Networks", 2016.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from jaxbp.arguments import Shape, sum_dtype
+from jaxbp.lowering import xla
+from jaxbp.lowering.pieces import each_piece, sum_pieces
+from jaxbp.lowering.slices import pad
+from jaxbp.window import Window
+
+# Bytes of transformed input to hold at a time: what the cores' own caches keep.
+PIECE = 2 << 20
+
+
+def can(x: jax.Array, w: jax.Array, window: Window, groups: int) -> bool:
+    """Three cells, no stride, no dilation, one group."""
+    return (
+        set(window.size) == {3}
+        and set(window.stride) == set(window.dilation) == {1}
+        and groups == 1
+        and 0 not in (*x.shape, *w.shape, *window.output(x.shape[1:-1]))
+    )
+
+
+def can_kernel_grad(x: jax.Array, dy: jax.Array, window: Window, groups: int) -> bool:
+    """As forward."""
+    return can(x, dy, window, groups)
+
+
+def can_input_grad(
+    dy: jax.Array, w: jax.Array, input_shape: Shape, window: Window, groups: int
+) -> bool:
+    """As forward."""
+    return can(dy, w, _adjoint(window), groups) and 0 not in input_shape
+
+
+def conv(x: jax.Array, w: jax.Array, window: Window, groups: int) -> jax.Array:
+    """y[N, *S_out, O] of x[N, *S, C] and w[*K, C, O], the sum (3.5)."""
+    axes = len(window.size)
+    wide = sum_dtype(x.dtype)
+    output = window.output(x.shape[1:-1])
+    tiles = _tiles(output)
+    kernel = w.astype(wide)
+    for i in range(axes):
+        g = [lax.index_in_dim(kernel, j, i, keepdims=False) for j in range(3)]
+        kernel = jnp.stack([g[0], (g[0] + g[1] + g[2]) / 2, (g[0] - g[1] + g[2]) / 2, g[2]])
+    kernel = kernel.reshape(-1, *w.shape[-2:])
+
+    def fast(x: jax.Array) -> jax.Array:
+        v = _transformed(x.astype(wide), window, tiles)
+        products = v.reshape(4**axes, -1, v.shape[-1]) @ kernel
+        y = _outputs(products.reshape(*(4,) * axes, x.shape[0], *tiles, -1), axes)
+        y = y[tuple(slice(0, n) for n in (x.shape[0], *output))]
+        return y.astype(x.dtype)
+
+    def piece(x: jax.Array) -> jax.Array:
+        return lax.cond(_finite(x), fast, lambda x: xla.conv(x, w, window, groups), x)
+
+    return each_piece(piece, _examples(x.shape, tiles), x)
+
+
+def conv_input_grad(
+    dy: jax.Array, w: jax.Array, input_shape: Shape, window: Window, groups: int
+) -> jax.Array:
+    """dx[N, *S, C], the sum (3.7): without stride, a convolution with the kernel turned."""
+    turned = jnp.swapaxes(lax.rev(w, tuple(range(len(window.size)))), -1, -2)
+    return conv(dy, turned, _adjoint(window), groups)
+
+
+def conv_kernel_grad(x: jax.Array, dy: jax.Array, window: Window, groups: int) -> jax.Array:
+    """dw[*K, C, O] of x[N, *S, C] and dy[N, *S_out, O], the sum (3.6)."""
+    axes = len(window.size)
+    wide = sum_dtype(x.dtype)
+    output = dy.shape[1:-1]
+    tiles = _tiles(output)
+
+    def fast(x: jax.Array, dy: jax.Array) -> jax.Array:
+        v = _transformed(x.astype(wide), window, tiles)
+        v = v.reshape(4**axes, -1, v.shape[-1])
+        m = _cotangents(dy.astype(wide), tiles)
+        m = m.reshape(4**axes, -1, m.shape[-1])
+        dkernel = lax.dot_general(v, m, (((1,), (1,)), ((0,), (0,))))  # vᵀ m
+        dkernel = dkernel.reshape(*(4,) * axes, *dkernel.shape[1:])
+        for i in reversed(range(axes)):
+            u = [dkernel[k] for k in range(4)]
+            half = (u[1] + u[2]) / 2
+            dkernel = jnp.stack([u[0] + half, (u[1] - u[2]) / 2, half + u[3]], axis=i)
+        return dkernel
+
+    def piece(x: jax.Array, dy: jax.Array) -> jax.Array:
+        def plain(x: jax.Array, dy: jax.Array) -> jax.Array:
+            return xla.conv_kernel_grad(x.astype(wide), dy.astype(wide), window, groups)
+
+        return lax.cond(_finite(x) & _finite(dy), fast, plain, x, dy)
+
+    return sum_pieces(piece, _examples(x.shape, tiles), x, dy).astype(x.dtype)
+
+
+def _adjoint(window: Window) -> Window:
+    """The window of the convolution that is this one's input gradient."""
+    return window._replace(padding=tuple((2 - low, 2 - high) for low, high in window.padding))
+
+
+def _tiles(output: Sequence[int]) -> Shape:
+    return tuple(-(-n // 2) for n in output)
+
+
+def _examples(shape: Shape, tiles: Shape) -> int:
+    """How many examples a piece has."""
+    transformed = 4 * int(np.prod([4 * t for t in tiles])) * shape[-1]
+    return max(1, PIECE // transformed)
+
+
+def _finite(a: jax.Array) -> jax.Array:
+    # Channel by channel first: a sum over the leading axes runs in vector lanes.
+    return jnp.isfinite(jnp.sum(a * 0, axis=tuple(range(a.ndim - 1)))).all()
+
+
+def _transformed(x: jax.Array, window: Window, tiles: Shape) -> jax.Array:
+    """v[4, …, N, *tiles, C], the last axis's four first."""
+    need = [2 * t + 2 for t in tiles]
+    high = (k - low - n for k, low, n in zip(need, window.low, x.shape[1:-1], strict=True))
+    v = pad(x, window._replace(padding=tuple(zip(window.low, high, strict=True))), 0)
+    for i, t in enumerate(tiles):
+        d = [lax.slice_in_dim(v, j, j + 2 * t - 1, 2, 1 + 2 * i) for j in range(4)]
+        v = jnp.stack([d[0] - d[2], d[1] + d[2], d[2] - d[1], d[1] - d[3]])
+    return v
+
+
+def _outputs(m: jax.Array, axes: int) -> jax.Array:
+    """y[N, *2·tiles, O] of the products [4, …, N, *tiles, O]."""
+    for i in reversed(range(axes)):
+        pair = [m[0] + m[1] + m[2], m[1] - m[2] - m[3]]
+        m = jnp.stack(pair, axis=2 * i + 2)
+        m = m.reshape(*m.shape[: 2 * i + 1], -1, *m.shape[2 * i + 3 :])
+    return m
+
+
+def _cotangents(dy: jax.Array, tiles: Shape) -> jax.Array:
+    """The products' cotangents [4, …, N, *tiles, O] of dy[N, *S_out, O]: `_outputs` backwards."""
+    config: list[Any] = [(0, 2 * t - n, 0) for t, n in zip(tiles, dy.shape[1:-1], strict=True)]
+    m = lax.pad(dy, np.zeros((), dy.dtype), [(0, 0, 0), *config, (0, 0, 0)])
+    for i, t in enumerate(tiles):
+        first, second = (lax.slice_in_dim(m, j, j + 2 * t - 1, 2, 1 + 2 * i) for j in range(2))
+        m = jnp.stack([first, first + second, first - second, -second])
+    return m
