@@ -1,0 +1,470 @@
+"""Is a training step through hand-written rules faster than autodiff, and than PyTorch?
+
+Every contestant takes its turn in each round of one run: jaxbp and Flax (under jax.grad) in this
+process, PyTorch in its own. Ratios are of medians, beside the quartiles of the rounds' own ratios.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import command
+import jax
+import jax.numpy as jnp
+import numpy as np
+from command import BadInput, Parser
+from jax import lax
+from peers import ours
+from peers.cases import BATCHES, CLASSES, CONVS, MODELS, POOLS, Conv, Pool
+
+import jaxbp
+
+Call = Callable[[], Any]
+LAYOUTS = ("default", "channels-last")
+
+
+def parse() -> argparse.Namespace:
+    """Read the command line."""
+    parser = Parser(description=__doc__)
+    parser.add_argument("--only", nargs="+", choices=MODELS, metavar="MODEL", help=str(MODELS))
+    parser.add_argument("--ops", action="store_true", help="measure single operations too")
+    parser.add_argument("--only-ops", action="store_true", help="measure single operations only")
+    parser.add_argument("--rounds", type=command.positive_int, default=15)
+    parser.add_argument("--torch-python", metavar="PATH", help="a Python that has PyTorch")
+    parser.add_argument("--json", metavar="FILE", type=Path, help="write all that was measured")
+    parser.add_argument("--out", metavar="DIR", type=Path, help="write benchmark.json and .png")
+    parser.add_argument(
+        "--compiler-option",
+        metavar="NAME=VALUE",
+        action="append",
+        default=[],
+        help="an XLA option for jaxbp and Flax alike",
+    )
+    return parser.parse_args()
+
+
+class Peers(NamedTuple):
+    """The contestants that are there, and why the others are not."""
+
+    flax: Any | None
+    torch: Torch | None
+    absent: list[str]
+
+
+class Torch:
+    """A Python of its own that times PyTorch when asked."""
+
+    def __init__(self, python: str) -> None:
+        script = Path(__file__).parent / "peers" / "with_torch.py"
+        threads = str(len(os.sched_getaffinity(0)))
+        # Idle threads must not spin while the others are measured.
+        environment = os.environ | {"OMP_WAIT_POLICY": "passive", "OMP_NUM_THREADS": threads}
+        try:
+            self.process = subprocess.Popen(
+                [python, str(script), threads],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                env=environment,
+            )
+        except OSError as error:
+            raise BadInput(f"--torch-python {python} does not run: {error}") from None
+        (self.version,) = self._answer()
+
+    def time(self, *request: Any) -> list[float]:
+        """Return the milliseconds of each repeat of a step or an operation."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps(request) + "\n")
+        self.process.stdin.flush()
+        return self._answer()
+
+    def _answer(self) -> Any:
+        assert self.process.stdout is not None and self.process.stderr is not None
+        line = self.process.stdout.readline()
+        if not line:
+            last = (self.process.stderr.read().strip().splitlines() or ["no message"])[-1]
+            raise BadInput(f"the PyTorch process ended: {last}")
+        return json.loads(line)
+
+    def close(self) -> None:
+        """End the process."""
+        self.process.communicate()
+
+
+@contextmanager
+def peers(torch_python: str | None) -> Iterator[Peers]:
+    """Start the contestants that are installed."""
+    absent: list[str] = []
+    flax = torch = None
+    try:
+        from peers import with_flax as flax  # type: ignore[no-redef]
+    except ImportError as error:
+        absent.append(f"Flax: {error}; install jaxbp[bench]")
+    if torch_python is None:
+        absent.append("PyTorch: no --torch-python PATH was given")
+    else:
+        torch = Torch(torch_python)
+    try:
+        yield Peers(flax, torch, absent)
+    finally:
+        if torch is not None:
+            torch.close()
+
+
+class Timing(NamedTuple):
+    """Milliseconds of each contestant, round by round."""
+
+    rounds: dict[str, list[float]]
+
+    def median(self, name: str) -> float:
+        """The median of a contestant."""
+        return statistics.median(self.rounds[name])
+
+    def against(self, peer: str) -> dict[str, float] | None:
+        """How many times faster jaxbp is than the peer (or the faster of its layouts)."""
+        names = [name for name in self.rounds if name.startswith(peer)]
+        if not names:
+            return None
+        best = min(names, key=self.median)
+        each = [a / b for a, b in zip(self.rounds[best], self.rounds["jaxbp"], strict=True)]
+        low, _, high = statistics.quantiles(each, n=4)
+        ratio = self.median(best) / self.median("jaxbp")
+        return {"peer": best, "ms": self.median(best), "ratio": ratio, "low": low, "high": high}  # type: ignore[dict-item]
+
+
+def measure(calls: dict[str, Call], torch: Torch | None, request: Any, rounds: int) -> Timing:
+    """Time every contestant in each round, several calls in a row; the median of them counts."""
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    repeats = {}
+    for name, call in calls.items():
+        call()
+        repeats[name] = max(1, min(20, int(20 / _milliseconds(call))))
+    if torch is not None:
+        for layout in LAYOUTS:
+            first = torch.time(*request, layout, 3)
+            times[f"torch {layout}"] = []
+            repeats[f"torch {layout}"] = max(1, min(20, int(20 / statistics.median(first))))
+    for _ in range(rounds):
+        for name, call in calls.items():
+            each = [_milliseconds(call) for _ in range(repeats[name] + 1)][1:]
+            times[name].append(statistics.median(each))
+        for layout in LAYOUTS if torch is not None else ():
+            name = f"torch {layout}"
+            each = torch.time(*request, layout, repeats[name] + 1)[1:]  # type: ignore[union-attr]
+            times[name].append(statistics.median(each))
+    return Timing(times)
+
+
+def _milliseconds(call: Call) -> float:
+    start = time.perf_counter()
+    jax.block_until_ready(call())
+    return (time.perf_counter() - start) * 1e3
+
+
+class Step(NamedTuple):
+    """A compiled training step."""
+
+    call: Call
+    compile_seconds: float
+    temporary_bytes: int
+
+
+def training_step(library: Any, name: str, options: dict[str, str]) -> Step:
+    """Compile a network's step: loss, gradients, SGD with momentum."""
+    params, loss = library.loss(name)
+    x = _numbers(BATCHES[name])
+    labels = jnp.arange(BATCHES[name][0]) % CLASSES
+
+    def step(params: Any, momentum: Any, x: jax.Array, labels: jax.Array) -> Any:
+        value, grads = jax.value_and_grad(loss)(params, x, labels)
+        momentum = jax.tree.map(lambda m, g: 0.9 * m + g, momentum, grads)
+        return jax.tree.map(lambda p, m: p - 1e-3 * m, params, momentum), momentum, value
+
+    args = (params, jax.tree.map(jnp.zeros_like, params), x, labels)
+    start = time.perf_counter()
+    compiled = jax.jit(step).lower(*args).compile(compiler_options=options or None)
+    seconds = time.perf_counter() - start
+    memory = compiled.memory_analysis()
+    return Step(lambda: compiled(*args), seconds, memory.temp_size_in_bytes)
+
+
+def roofline(name: str, gemm: float, copy: float) -> dict[str, float]:
+    """The least milliseconds of a step: FLOPs over the GEMM rate, or bytes over the copy rate.
+
+    Every convolution and product is taken three times, forward and for both gradients, except that
+    the first has no input gradient; each time it reads two arrays and writes the third.
+    """
+    params, loss = ours.loss(name)
+    with jax.disable_jit(False), jaxbp.lowering.use("xla"):
+        labels = jnp.zeros(BATCHES[name][0], jnp.int32)
+        jaxpr = jax.make_jaxpr(loss)(params, jnp.zeros(BATCHES[name]), labels)
+    products = list(_products(jaxpr.jaxpr))
+    flops = 3 * sum(f for f, _ in products) - products[0][0]
+    moved = 3 * sum(b for _, b in products) - products[0][1]
+    bound = max(flops / gemm, moved / copy) * 1e3
+    return {"gflop": flops / 1e9, "megabytes": moved / 1e6, "ms": bound}
+
+
+def _products(jaxpr: Any) -> Iterator[tuple[float, float]]:
+    for equation in jaxpr.eqns:
+        for inner in jax.tree.leaves(
+            equation.params, is_leaf=lambda p: hasattr(p, "jaxpr") or hasattr(p, "eqns")
+        ):
+            inner = getattr(inner, "jaxpr", inner)
+            if hasattr(inner, "eqns"):
+                yield from _products(inner)
+        if equation.primitive.name in ("conv_general_dilated", "dot_general"):
+            a, b = (v.aval for v in equation.invars)
+            (y,) = (v.aval for v in equation.outvars)
+            terms = b.size // b.shape[-1]
+            yield 2.0 * y.size * terms, 4.0 * (a.size + b.size + y.size)
+
+
+def rates() -> tuple[float, float]:
+    """FLOP/s of a large matrix product and bytes/s of a large copy, the best of several."""
+    a = _numbers((1536, 1536))
+    product = jax.jit(jnp.matmul)
+    long = _numbers((8 << 20,))
+    copy = jax.jit(lambda a: a + 1)
+    jax.block_until_ready((product(a, a), copy(long)))
+    gemm = min(_milliseconds(lambda: product(a, a)) for _ in range(9))
+    moved = min(_milliseconds(lambda: copy(long)) for _ in range(9))
+    return 2 * 1536**3 / gemm * 1e3, 2 * long.nbytes / moved * 1e3
+
+
+def operations(options: dict[str, str]) -> Iterator[tuple[str, Any, dict[str, Call]]]:
+    """Each operation by kind and shape: through jaxbp, and through lax under autodiff."""
+
+    def pair(mine: Any, lax_one: Any, *args: Any) -> dict[str, Call]:
+        compiled = [
+            jax.jit(f).lower(*args).compile(compiler_options=options or None)
+            for f in (mine, lax_one)
+        ]
+        return {
+            name: lambda c=c: c(*args) for name, c in zip(("jaxbp", "lax"), compiled, strict=True)
+        }
+
+    for s in CONVS:
+        x = _numbers((s.batch, s.side, s.side, s.channels))
+        w = _numbers((s.kernel, s.kernel, s.channels, s.features))
+
+        def mine(x: Any, w: Any, s: Conv = s) -> jax.Array:
+            return jaxbp.conv(x, w, stride=s.stride)
+
+        def plain(x: Any, w: Any, s: Conv = s) -> jax.Array:
+            return lax.conv_general_dilated(
+                x, w, (s.stride,) * 2, "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+            )
+
+        dy = _numbers(jax.eval_shape(plain, x, w).shape)
+
+        def gradient(f: Any, argument: int) -> Any:
+            return lambda x, w, dy: jax.vjp(f, x, w)[1](dy)[argument]
+
+        yield "conv", s, pair(mine, plain, x, w)
+        for kind, argument in (("conv_input_grad", 0), ("conv_kernel_grad", 1)):
+            yield kind, s, pair(gradient(mine, argument), gradient(plain, argument), x, w, dy)
+    for p in POOLS:
+        x = _numbers((p.batch, p.side, p.side, p.channels))
+        size, stride = (1, p.window, p.window, 1), (1, p.stride, p.stride, 1)
+
+        def max_pool(x: Any, size: Any = size, stride: Any = stride) -> jax.Array:
+            return lax.reduce_window(x, -jnp.inf, lax.max, size, stride, "VALID")
+
+        def avg_pool(x: Any, size: Any = size, stride: Any = stride) -> jax.Array:
+            total = lax.reduce_window(x, 0.0, lax.add, size, stride, "VALID")
+            return total / (size[1] * size[2])
+
+        dy = _numbers(jax.eval_shape(max_pool, x).shape)
+        how: dict[str, Any] = {"stride": p.stride}
+
+        def with_winner(x: Any, p: Pool = p, how: Any = how) -> Any:
+            return jax.vjp(lambda x: jaxbp.max_pool(x, p.window, **how), x)
+
+        y, pullback = jax.jit(with_winner)(x)
+        yield "max_pool", p, pair(lambda x: with_winner(x), max_pool, x)  # noqa: B023
+        mine_grad = jax.jit(lambda pullback, dy: pullback(dy)[0])
+        theirs = jax.jit(lambda x, dy, f=max_pool: jax.vjp(f, x)[1](dy)[0])
+        yield (
+            "max_pool_grad",
+            p,
+            {
+                "jaxbp": lambda f=mine_grad, b=pullback, dy=dy: f(b, dy),
+                "lax": lambda f=theirs, x=x, dy=dy: f(x, dy),
+            },
+        )
+        yield (
+            "avg_pool",
+            p,
+            pair(lambda x, p=p, how=how: jaxbp.avg_pool(x, p.window, **how), avg_pool, x),
+        )
+        yield (
+            "avg_pool_grad",
+            p,
+            pair(
+                lambda x, dy, p=p, how=how: jax.vjp(
+                    lambda x: jaxbp.avg_pool(x, p.window, **how), x
+                )[1](dy)[0],
+                lambda x, dy, f=avg_pool: jax.vjp(f, x)[1](dy)[0],
+                x,
+                dy,
+            ),
+        )
+
+
+def _numbers(shape: tuple[int, ...]) -> jax.Array:
+    return jnp.asarray(np.random.default_rng(0).standard_normal(shape, np.float32))
+
+
+def run_steps(args: argparse.Namespace, there: Peers, options: dict[str, str]) -> list[Any]:
+    """Measure the training steps and print a line for each."""
+    gemm, copy = rates()
+    print(f"matrix product {gemm / 1e9:.0f} GFLOP/s, copy {copy / 1e9:.1f} GB/s")
+    print(f"{'step':9}{'jaxbp ms':>9}  {'against Flax + jax.grad':34}{'against PyTorch':38}", end="")
+    print(f"{'roofline':>9}{'compile s':>16}{'temporary MB':>18}")
+    results = []
+    for name in args.only or MODELS:
+        steps = {"jaxbp": training_step(ours, name, options)}
+        if there.flax is not None:
+            steps["flax"] = training_step(there.flax, name, options)
+        calls = {who: step.call for who, step in steps.items()}
+        timing = measure(calls, there.torch, ("step", name), args.rounds)
+        bound = roofline(name, gemm, copy)
+        result = {
+            "model": name,
+            "ms": timing.median("jaxbp"),
+            "against_flax": timing.against("flax"),
+            "against_torch": timing.against("torch"),
+            "roofline": bound | {"times": timing.median("jaxbp") / bound["ms"]},
+            "compile_seconds": {who: step.compile_seconds for who, step in steps.items()},
+            "temporary_bytes": {who: step.temporary_bytes for who, step in steps.items()},
+            "rounds": timing.rounds,
+        }
+        results.append(result)
+        compiled = " / ".join(f"{s.compile_seconds:.2f}" for s in steps.values())
+        temporary = " / ".join(f"{s.temporary_bytes / 1e6:.1f}" for s in steps.values())
+        print(
+            f"{name:9}{result['ms']:9.2f}  {_ratio(result['against_flax']):34}"
+            f"{_ratio(result['against_torch']):38}{result['roofline']['times']:8.2f}×"
+            f"{compiled:>16}{temporary:>18}",
+            flush=True,
+        )
+    return [{"gemm_flops": gemm, "copy_bytes": copy}, *results]
+
+
+def run_operations(args: argparse.Namespace, there: Peers, options: dict[str, str]) -> list[Any]:
+    """Measure single operations, print a line for each and the geometric means."""
+    print(f"{'operation':18}{'shape':28}{'jaxbp ms':>9}  {'against lax':34}{'against PyTorch':38}")
+    results: list[Any] = []
+    for kind, shape, calls in operations(options):
+        timing = measure(calls, there.torch, ("op", kind, shape), args.rounds)
+        result = {
+            "operation": kind,
+            "shape": str(shape),
+            "ms": timing.median("jaxbp"),
+            "against_lax": timing.against("lax"),
+            "against_torch": timing.against("torch"),
+        }
+        results.append(result)
+        print(
+            f"{kind:18}{result['shape']:28}{result['ms']:9.3f}  "
+            f"{_ratio(result['against_lax']):34}{_ratio(result['against_torch']):38}",
+            flush=True,
+        )
+    for kind in dict.fromkeys(r["operation"] for r in results):
+        for peer in ("against_lax", "against_torch"):
+            ratios = [r[peer]["ratio"] for r in results if r["operation"] == kind and r[peer]]
+            if ratios:
+                mean, least = statistics.geometric_mean(ratios), min(ratios)
+                print(f"{kind} {peer.replace('_', ' ')}: geometric mean {mean:.2f}×, least {least:.2f}×")
+    return results
+
+
+def _ratio(against: Any) -> str:
+    if against is None:
+        return "-"
+    layout = against["peer"].partition(" ")[2]
+    spread = f"[{against['low']:.2f}, {against['high']:.2f}]"
+    return f"{against['ratio']:.2f}× {spread} {against['ms']:.2f} ms {layout}"
+
+
+def plot(results: dict[str, Any], file: Path) -> None:
+    """Draw how many times faster a step is than each peer's."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(7, 3.5), layout="constrained")
+    steps = results["steps"][1:]
+    for offset, key, label in ((-0.2, "against_flax", "Flax + jax.grad"), (0.2, "against_torch", "PyTorch")):
+        drawn = [(i, s[key]) for i, s in enumerate(steps) if s[key] is not None]
+        if not drawn:
+            continue
+        places = [i + offset for i, _ in drawn]
+        heights = [a["ratio"] for _, a in drawn]
+        errors = [
+            [max(0, a["ratio"] - a["low"]) for _, a in drawn],
+            [max(0, a["high"] - a["ratio"]) for _, a in drawn],
+        ]
+        axes.bar(places, heights, 0.38, yerr=errors, capsize=3, label=f"against {label}")
+    axes.axhline(1, color="black", linewidth=0.8)
+    axes.set_xticks(range(len(steps)), [s["model"] for s in steps])
+    axes.set_ylabel("times faster a step")
+    axes.set_title(f"jaxbp on {results['cores']} cores, jax {results['jax']}")
+    axes.legend()
+    figure.savefig(file, dpi=150)
+
+
+def main() -> int:
+    """Measure, print, write."""
+    args = parse()
+    options = {}
+    for option in args.compiler_option:
+        name, equals, value = option.partition("=")
+        if not equals:
+            raise BadInput(f"--compiler-option must be NAME=VALUE, got {option!r}")
+        options[name] = value
+    if args.rounds < 2:
+        raise BadInput("--rounds must be at least 2, for a spread")
+    for target in (args.json, args.out / "benchmark.json" if args.out else None):
+        if target is not None and not target.parent.is_dir() and args.out is None:
+            raise BadInput(f"--json {target}: the folder does not exist")
+    if args.out is not None:
+        args.out.mkdir(parents=True, exist_ok=True)
+    with peers(args.torch_python) as there:
+        results: dict[str, Any] = {
+            "jax": jax.__version__,
+            "torch": there.torch.version if there.torch else None,
+            "cores": len(os.sched_getaffinity(0)),
+            "platform": jax.default_backend(),
+            "compiler_options": options,
+            "absent": there.absent,
+        }
+        for line in there.absent:
+            print(f"left out: {line}")
+        print(f"jax {jax.__version__}, PyTorch {results['torch']}, {results['cores']} cores")
+        if not args.only_ops:
+            results["steps"] = run_steps(args, there, options)
+        if args.ops or args.only_ops:
+            results["operations"] = run_operations(args, there, options)
+    for file in (args.json, args.out / "benchmark.json" if args.out else None):
+        if file is not None:
+            file.write_text(json.dumps(results, indent=1))
+    if args.out is not None and "steps" in results:
+        plot(results, args.out / "benchmark.png")
+    return 0
+
+
+if __name__ == "__main__":
+    command.run(main)

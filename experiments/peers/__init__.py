@@ -1,0 +1,1 @@
+"""The networks of the benchmark, in jaxbp and in its peers."""

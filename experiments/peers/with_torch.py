@@ -1,0 +1,162 @@
+"""The benchmark's networks and operations in PyTorch: a process that measures what it is asked.
+
+Each line on stdin is a JSON list: `["step", model, layout, repeats]` or `["op", kind, shape,
+layout, repeats]`; each line on stdout the milliseconds of each repeat. It runs in an environment of
+its own, so it imports nothing of the library.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from cases import BATCHES, CLASSES, Conv, Pool
+from torch import nn
+
+FORMATS = {"default": torch.contiguous_format, "channels-last": torch.channels_last}
+
+
+def main() -> None:
+    """Answer requests until the input ends."""
+    torch.set_num_threads(int(sys.argv[1]))
+    print(json.dumps([torch.__version__]), flush=True)
+    for line in sys.stdin:
+        *what, repeats = json.loads(line)
+        call = _known(tuple(tuple(w) if isinstance(w, list) else w for w in what))
+        print(json.dumps([_time(call) for _ in range(repeats)]), flush=True)
+
+
+_CALLS: dict[Any, Callable[[], object]] = {}
+
+
+def _known(what: Any) -> Callable[[], object]:
+    if what not in _CALLS:
+        _CALLS[what] = step(*what[1:]) if what[0] == "step" else operation(*what[1:])
+        for _ in range(3):
+            _CALLS[what]()
+    return _CALLS[what]
+
+
+def _time(call: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    call()
+    return (time.perf_counter() - start) * 1e3
+
+
+def step(name: str, layout: str) -> Callable[[], object]:
+    """Return a training step: forward, backward, SGD with momentum."""
+    n, h, w, c = BATCHES[name]
+    network = (_ResNet18() if name == "resnet18" else _plain(name)).to(
+        memory_format=FORMATS[layout]
+    )
+    x = torch.randn(n, c, h, w).to(memory_format=FORMATS[layout])
+    labels = torch.arange(n) % CLASSES
+    optimizer = torch.optim.SGD(network.parameters(), lr=1e-3, momentum=0.9)
+
+    def run() -> None:
+        optimizer.zero_grad()
+        F.cross_entropy(network(x), labels).backward()
+        optimizer.step()
+
+    return run
+
+
+def _plain(name: str) -> nn.Module:
+    if name == "lenet":
+        convs = [nn.Conv2d(1, 6, 5, padding=2), "pool", nn.Conv2d(6, 16, 5), "pool"]
+        widths = [400, 120, 84]
+    elif name == "cnn":
+        convs = [nn.Conv2d(1, 32, 3, padding=1), "pool", nn.Conv2d(32, 64, 3, padding=1), "pool"]
+        widths = [64 * 49, 256]
+    else:
+        convs, channels = [], 3
+        for features in (64, 128, 256):
+            convs.append(nn.Conv2d(channels, features, 3, padding=1))
+            convs += [nn.Conv2d(features, features, 3, padding=1), "pool"]
+            channels = features
+        widths = [256 * 16, 256]
+    layers: list[nn.Module] = []
+    for layer in convs:
+        layers += [nn.MaxPool2d(2)] if isinstance(layer, str) else [layer, nn.ReLU()]
+    layers.append(nn.Flatten())
+    for before, after in zip(widths, widths[1:], strict=False):
+        layers += [nn.Linear(before, after), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Linear(widths[-1], CLASSES))
+
+
+class _Block(nn.Module):
+    def __init__(self, channels: int, features: int, stride: int) -> None:
+        super().__init__()
+        self.one = _conv_norm(channels, features, 3, stride)
+        self.two = _conv_norm(features, features, 3, 1)
+        self.short = (
+            nn.Identity() if channels == features else _conv_norm(channels, features, 1, stride)
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.relu(self.two(torch.relu(self.one(x))) + self.short(x))
+
+
+class _ResNet18(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        layers: list[nn.Module] = [_conv_norm(3, 64, 7, 2), nn.ReLU(), nn.MaxPool2d(3, 2, 1)]
+        channels = 64
+        for stage, features in enumerate((64, 128, 256, 512)):
+            layers.append(_Block(channels, features, 2 if stage else 1))
+            layers.append(_Block(features, features, 1))
+            channels = features
+        self.body, self.head = nn.Sequential(*layers), nn.Linear(channels, CLASSES)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.body(x).mean((2, 3)))
+
+
+def _conv_norm(channels: int, features: int, kernel: int, stride: int) -> nn.Module:
+    conv = nn.Conv2d(channels, features, kernel, stride, kernel // 2, bias=False)
+    return nn.Sequential(conv, nn.BatchNorm2d(features))
+
+
+def operation(kind: str, shape: Any, layout: str) -> Callable[[], object]:
+    """Return one operation: a convolution's forward or gradient, or a pooling's."""
+    form = FORMATS[layout]
+    if kind.startswith("conv"):
+        s = Conv(*shape)
+        x = torch.randn(s.batch, s.channels, s.side, s.side).to(memory_format=form)
+        w = torch.randn(s.features, s.channels, s.kernel, s.kernel).to(memory_format=form)
+        stride, pad = [s.stride] * 2, [s.kernel // 2] * 2
+        y = F.conv2d(x, w, None, stride, pad)
+        dy = torch.randn_like(y)
+        if kind == "conv":
+            return lambda: F.conv2d(x, w, None, stride, pad)
+        mask = [kind == "conv_input_grad", kind == "conv_kernel_grad", False]
+        backward = torch.ops.aten.convolution_backward
+        return lambda: backward(
+            dy, x, w, None, stride, pad, [1, 1], False, [0, 0], 1, mask
+        )
+    p = Pool(*shape)
+    x = torch.randn(p.batch, p.channels, p.side, p.side).to(memory_format=form)
+    size, stride = [p.window] * 2, [p.stride] * 2
+    y, indices = F.max_pool2d(x, size, stride, return_indices=True)
+    dy = torch.randn_like(y)
+    aten = torch.ops.aten
+    return {
+        "max_pool": lambda: aten.max_pool2d_with_indices(x, size, stride),
+        "max_pool_grad": lambda: aten.max_pool2d_with_indices_backward(
+            dy, x, size, stride, [0, 0], [1, 1], False, indices
+        ),
+        "avg_pool": lambda: aten.avg_pool2d(x, size, stride),
+        "avg_pool_grad": lambda: aten.avg_pool2d_backward(
+            dy, x, size, stride, [0, 0], False, True, None
+        ),
+    }[kind]
+
+
+if __name__ == "__main__":
+    with torch.enable_grad():
+        main()
