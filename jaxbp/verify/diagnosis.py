@@ -40,6 +40,7 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
     term_mistakes.operand_of_product,
     mistakes.border_elements,
     mistakes.adjoint_forgotten,
+    mistakes.dropped_contributions,
     mistakes.operand_rearranged,
     term_mistakes.two_terms,
     mistakes.one_region,

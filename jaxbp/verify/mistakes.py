@@ -501,7 +501,7 @@ def misplaced(e: Evidence) -> Iterator[Diagnosis]:
         off = np.count_nonzero(rows, axis=1)
         moved = (off == 2) & (np.abs(rows.sum(axis=1)) <= 1e-6 * np.abs(rows).max(axis=1))
         gone = np.all((rows == 0) | (rows == -correct), axis=1) & (off == 1)
-        if np.all((off == 0) | moved | gone) and moved.sum() > gone.sum():
+        if np.all((off == 0) | moved | gone) and 2 * moved.sum() > gone.sum():
             yield Diagnosis(
                 "shifted",
                 "an amount of the right size is added to one entry and is missing at another: it "
@@ -620,6 +620,23 @@ def some_contributions(e: Evidence) -> Iterator[Diagnosis]:
     if axis_wise is not None:
         word, sentence, _ = axis_wise
         yield Diagnosis(word, sentence, 1.0)
+
+
+def dropped_contributions(e: Evidence) -> Iterator[Diagnosis]:
+    """Of every entry's contributions some are right and the others not there."""
+    jacobians = _jacobians(e)
+    if jacobians is None or len(jacobians[0]) < 2:
+        return
+    _, got, truth, tolerance = jacobians
+    kept, there = np.abs(got - truth) <= tolerance, np.abs(truth) > tolerance
+    dropped = there & ~kept
+    if np.all(kept | (np.abs(got) <= tolerance)) and np.any(there & kept):
+        yield Diagnosis(
+            "missing-term",
+            f"{int(dropped.sum())} of the {int(there.sum())} contributions of outputs to entries "
+            "are missing, the others right",
+            1.0,
+        )
 
 
 def _by_output_axis(
