@@ -109,18 +109,6 @@ def can_lanes(x: jax.Array, w: jax.Array, window: Window, pool: Window, groups: 
     return groups == 1 and 0 not in (*x.shape, *w.shape)
 
 
-def few_channels(x: jax.Array, w: jax.Array, window: Window, pool: Window, groups: int) -> bool:
-    """Whether channels are too few to fill vector lanes, and examples enough."""
-    return (
-        x.dtype == jnp.float32
-        and x.shape[-1] <= 2
-        and w.shape[-1] <= 8
-        and x.shape[0] >= 32
-        and window.cells <= 25
-        and pool.cells <= 9
-    )
-
-
 def lanes(
     x: jax.Array, w: jax.Array, window: Window, pool: Window, groups: int
 ) -> tuple[jax.Array, jax.Array]:

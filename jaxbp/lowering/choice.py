@@ -30,6 +30,11 @@ def always(*case: Any) -> bool:
     return True
 
 
+def never(*case: Any) -> bool:
+    """No case: only by name."""
+    return False
+
+
 # Part of the key of jit's cache, so that a function is traced anew under another strategy.
 _forced = jax.make_user_context(None)
 
