@@ -139,7 +139,7 @@ MODELS = {
     "cnn": Model(
         cnn,
         jaxbp.softmax_cross_entropy,
-        Recipe("adamw", 2e-3, "warmup-cosine", 20, 128, weight_decay=0.05),
+        Recipe("adamw", 2e-3, "warmup-cosine", 12, 128, weight_decay=0.05),
         least=4,
     ),
     "vgg": Model(
