@@ -542,7 +542,7 @@ def _truth_rows(e: Evidence, x: np.ndarray) -> np.ndarray:
     if key not in e.kept:
         unit = np.eye(e.cotangents.shape[1])
         e.kept[key] = np.array([e.reference(x, c)[e.leaf.part] for c in unit])
-    return e.kept[key]  # type: ignore[no-any-return]
+    return e.kept[key]
 
 
 def border_elements(e: Evidence) -> Iterator[Diagnosis]:
@@ -668,7 +668,7 @@ def _jacobians(e: Evidence) -> Jacobians | None:
     """Rows of both Jacobians at one point, and what may count as equal. [m, leaf.size]"""
     if "jacobians" not in e.kept:
         e.kept["jacobians"] = _jacobians_anew(e)
-    return e.kept["jacobians"]  # type: ignore[no-any-return]
+    return e.kept["jacobians"]
 
 
 def _jacobians_anew(e: Evidence) -> Jacobians | None:

@@ -9,6 +9,7 @@ from jaxbp.verify import assert_vjp, check_vjp
 from tests.verify.rules import layer, layer_arguments, layer_rule, normal, rule
 
 QUICK = ("structure", "gradient")
+AT_A_POINT = (*QUICK, "finite-differences", "kinks", "linear", "nan")
 
 
 def words(report):
@@ -137,3 +138,24 @@ def test_a_rule_that_is_narrow_inside_is_not_refuted_in_float64():
     report = check_vjp(made, normal(6), checks=(*QUICK, "linear", "finite-differences"))
     assert report.ok, str(report)
     assert np.any(["does not compute in float64" in note for note in report.notes])
+
+
+def test_rows_that_the_gradient_has_decided_claim_nothing():
+    without_n = rule(lambda x: jnp.mean(x**2), lambda kept, dy: (2 * kept[0] * dy,))
+    report = check_vjp(without_n, jnp.arange(1.0, 6.0), checks=AT_A_POINT)
+    (finding,) = report.findings
+    assert (finding.argument, finding.diagnosis) == ("x", "scale")
+    assert "5 times the truth, which is the size of `x`'s axis 0" in finding.message
+    rows = {row.name: row for row in report.checks}
+    for name in ("finite-differences", "kinks"):
+        assert rows[name].ok is None
+        assert rows[name].detail == "the gradient is wrong already"
+
+
+def test_each_row_blames_only_what_no_row_before_it_has_blamed():
+    doubled = rule(lambda x, w: x * w, lambda kept, dy: (2 * dy * kept[1], dy * kept[0]))
+    report = check_vjp(
+        doubled, jnp.array([1.0, -2.0, 0.5]), jnp.array([0.3, 1.5, -1.0]), checks=AT_A_POINT
+    )
+    assert [f.argument for f in report.findings] == ["x"]
+    assert [row.name for row in report.checks if row.ok is False] == ["gradient"]
