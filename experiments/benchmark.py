@@ -7,6 +7,7 @@ process, PyTorch in its own. Ratios are of medians, beside the quartiles of the 
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import statistics
@@ -14,6 +15,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,6 +31,7 @@ from peers.cases import BATCHES, CLASSES, CONVS, MODELS, POOLS, Conv, Pool
 import jaxbp
 
 Call = Callable[[], Any]
+Options = dict[str, str | bool]
 LAYOUTS = ("default", "channels-last")
 
 
@@ -89,7 +92,8 @@ class Torch:
         return self._answer()
 
     def _answer(self) -> Any:
-        assert self.process.stdout is not None and self.process.stderr is not None
+        assert self.process.stdout is not None
+        assert self.process.stderr is not None
         line = self.process.stdout.readline()
         if not line:
             last = (self.process.stderr.read().strip().splitlines() or ["no message"])[-1]
@@ -105,9 +109,10 @@ class Torch:
 def peers(torch_python: str | None) -> Iterator[Peers]:
     """Start the contestants that are installed."""
     absent: list[str] = []
-    flax = torch = None
+    flax: Any = None
+    torch: Torch | None = None
     try:
-        from peers import with_flax as flax  # type: ignore[no-redef]
+        flax = importlib.import_module("peers.with_flax")
     except ImportError as error:
         absent.append(f"Flax: {error}; install jaxbp[bench]")
     if torch_python is None:
@@ -179,7 +184,7 @@ class Step(NamedTuple):
     temporary_bytes: int
 
 
-def training_step(library: Any, name: str, options: dict[str, str]) -> Step:
+def training_step(library: Any, name: str, options: Options) -> Step:
     """Compile a network's step: loss, gradients, SGD with momentum."""
     params, loss = library.loss(name)
     x = _numbers(BATCHES[name])
@@ -195,7 +200,8 @@ def training_step(library: Any, name: str, options: dict[str, str]) -> Step:
     compiled = jax.jit(step).lower(*args).compile(compiler_options=options or None)
     seconds = time.perf_counter() - start
     memory = compiled.memory_analysis()
-    return Step(lambda: compiled(*args), seconds, memory.temp_size_in_bytes)
+    temporary = 0 if memory is None else memory.temp_size_in_bytes
+    return Step(lambda: compiled(*args), seconds, temporary)
 
 
 def roofline(name: str, gemm: float, copy: float) -> dict[str, float]:
@@ -242,7 +248,7 @@ def rates() -> tuple[float, float]:
     return 2 * 1536**3 / gemm * 1e3, 2 * long.nbytes / moved * 1e3
 
 
-def operations(options: dict[str, str]) -> Iterator[tuple[str, Any, dict[str, Call]]]:
+def operations(options: Options) -> Iterator[tuple[str, Any, dict[str, Call]]]:
     """Each operation by kind and shape: through jaxbp, and through lax under autodiff."""
 
     def pair(mine: Any, lax_one: Any, *args: Any) -> dict[str, Call]:
@@ -250,9 +256,8 @@ def operations(options: dict[str, str]) -> Iterator[tuple[str, Any, dict[str, Ca
             jax.jit(f).lower(*args).compile(compiler_options=options or None)
             for f in (mine, lax_one)
         ]
-        return {
-            name: lambda c=c: c(*args) for name, c in zip(("jaxbp", "lax"), compiled, strict=True)
-        }
+        first, second = (partial(c, *args) for c in compiled)
+        return {"jaxbp": first, "lax": second}
 
     for s in CONVS:
         x = _numbers((s.batch, s.side, s.side, s.channels))
@@ -268,12 +273,9 @@ def operations(options: dict[str, str]) -> Iterator[tuple[str, Any, dict[str, Ca
 
         dy = _numbers(jax.eval_shape(plain, x, w).shape)
 
-        def gradient(f: Any, argument: int) -> Any:
-            return lambda x, w, dy: jax.vjp(f, x, w)[1](dy)[argument]
-
         yield "conv", s, pair(mine, plain, x, w)
         for kind, argument in (("conv_input_grad", 0), ("conv_kernel_grad", 1)):
-            yield kind, s, pair(gradient(mine, argument), gradient(plain, argument), x, w, dy)
+            yield kind, s, pair(_gradient(mine, argument), _gradient(plain, argument), x, w, dy)
     for p in POOLS:
         x = _numbers((p.batch, p.side, p.side, p.channels))
         size, stride = (1, p.window, p.window, 1), (1, p.stride, p.stride, 1)
@@ -291,16 +293,16 @@ def operations(options: dict[str, str]) -> Iterator[tuple[str, Any, dict[str, Ca
         def with_winner(x: Any, p: Pool = p, how: Any = how) -> Any:
             return jax.vjp(lambda x: jaxbp.max_pool(x, p.window, **how), x)
 
-        y, pullback = jax.jit(with_winner)(x)
-        yield "max_pool", p, pair(lambda x: with_winner(x), max_pool, x)  # noqa: B023
+        _, pullback = jax.jit(with_winner)(x)
+        yield "max_pool", p, pair(lambda x: with_winner(x), max_pool, x)
         mine_grad = jax.jit(lambda pullback, dy: pullback(dy)[0])
         theirs = jax.jit(lambda x, dy, f=max_pool: jax.vjp(f, x)[1](dy)[0])
         yield (
             "max_pool_grad",
             p,
             {
-                "jaxbp": lambda f=mine_grad, b=pullback, dy=dy: f(b, dy),
-                "lax": lambda f=theirs, x=x, dy=dy: f(x, dy),
+                "jaxbp": partial(mine_grad, pullback, dy),
+                "lax": partial(theirs, x, dy),
             },
         )
         yield (
@@ -322,15 +324,21 @@ def operations(options: dict[str, str]) -> Iterator[tuple[str, Any, dict[str, Ca
         )
 
 
+def _gradient(f: Any, argument: int) -> Any:
+    return lambda x, w, dy: jax.vjp(f, x, w)[1](dy)[argument]
+
+
 def _numbers(shape: tuple[int, ...]) -> jax.Array:
     return jnp.asarray(np.random.default_rng(0).standard_normal(shape, np.float32))
 
 
-def run_steps(args: argparse.Namespace, there: Peers, options: dict[str, str]) -> list[Any]:
+def run_steps(args: argparse.Namespace, there: Peers, options: Options) -> list[Any]:
     """Measure the training steps and print a line for each."""
     gemm, copy = rates()
     print(f"matrix product {gemm / 1e9:.0f} GFLOP/s, copy {copy / 1e9:.1f} GB/s")
-    print(f"{'step':9}{'jaxbp ms':>9}  {'against Flax + jax.grad':34}{'against PyTorch':38}", end="")
+    print(
+        f"{'step':9}{'jaxbp ms':>9}  {'against Flax + jax.grad':34}{'against PyTorch':38}", end=""
+    )
     print(f"{'roofline':>9}{'compile s':>16}{'temporary MB':>18}")
     results = []
     for name in args.only or MODELS:
@@ -340,7 +348,7 @@ def run_steps(args: argparse.Namespace, there: Peers, options: dict[str, str]) -
         calls = {who: step.call for who, step in steps.items()}
         timing = measure(calls, there.torch, ("step", name), args.rounds)
         bound = roofline(name, gemm, copy)
-        result = {
+        result: dict[str, Any] = {
             "model": name,
             "ms": timing.median("jaxbp"),
             "against_flax": timing.against("flax"),
@@ -362,7 +370,7 @@ def run_steps(args: argparse.Namespace, there: Peers, options: dict[str, str]) -
     return [{"gemm_flops": gemm, "copy_bytes": copy}, *results]
 
 
-def run_operations(args: argparse.Namespace, there: Peers, options: dict[str, str]) -> list[Any]:
+def run_operations(args: argparse.Namespace, there: Peers, options: Options) -> list[Any]:
     """Measure single operations, print a line for each and the geometric means."""
     print(f"{'operation':18}{'shape':28}{'jaxbp ms':>9}  {'against lax':34}{'against PyTorch':38}")
     results: list[Any] = []
@@ -385,8 +393,9 @@ def run_operations(args: argparse.Namespace, there: Peers, options: dict[str, st
         for peer in ("against_lax", "against_torch"):
             ratios = [r[peer]["ratio"] for r in results if r["operation"] == kind and r[peer]]
             if ratios:
-                mean, least = statistics.geometric_mean(ratios), min(ratios)
-                print(f"{kind} {peer.replace('_', ' ')}: geometric mean {mean:.2f}×, least {least:.2f}×")
+                mean = statistics.geometric_mean(ratios)
+                means = f"geometric mean {mean:.2f}×, least {min(ratios):.2f}×"
+                print(f"{kind} {peer.replace('_', ' ')}: {means}")
     return results
 
 
@@ -407,7 +416,10 @@ def plot(results: dict[str, Any], file: Path) -> None:
 
     figure, axes = plt.subplots(figsize=(7, 3.5), layout="constrained")
     steps = results["steps"][1:]
-    for offset, key, label in ((-0.2, "against_flax", "Flax + jax.grad"), (0.2, "against_torch", "PyTorch")):
+    for offset, key, label in (
+        (-0.2, "against_flax", "Flax + jax.grad"),
+        (0.2, "against_torch", "PyTorch"),
+    ):
         drawn = [(i, s[key]) for i, s in enumerate(steps) if s[key] is not None]
         if not drawn:
             continue
@@ -429,7 +441,7 @@ def plot(results: dict[str, Any], file: Path) -> None:
 def main() -> int:
     """Measure, print, write."""
     args = parse()
-    options = {}
+    options: Options = {}
     for option in args.compiler_option:
         name, equals, value = option.partition("=")
         if not equals:

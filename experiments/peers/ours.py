@@ -8,9 +8,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from peers.cases import BATCHES, CLASSES
 
 import jaxbp
+from peers.cases import BATCHES, CLASSES
 
 Params = dict[str, Any]
 
@@ -18,7 +18,7 @@ Params = dict[str, Any]
 def loss(name: str) -> tuple[Params, Callable[[Params, jax.Array, jax.Array], jax.Array]]:
     """Return a network's parameters and its mean loss of (params, x, labels)."""
     draw = _Draw()
-    n, side, _, channels = BATCHES[name]
+    _, side, _, channels = BATCHES[name]
     build = _resnet18 if name == "resnet18" else _plain
     params = build(draw, name, side, channels)
     apply = _apply_resnet18 if name == "resnet18" else _apply(name)

@@ -9,6 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
+
 from peers.cases import BATCHES, CLASSES
 
 

@@ -7,6 +7,7 @@ its own, so it imports nothing of the library.
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 import time
@@ -84,7 +85,7 @@ def _plain(name: str) -> nn.Module:
     for layer in convs:
         layers += [nn.MaxPool2d(2)] if isinstance(layer, str) else [layer, nn.ReLU()]
     layers.append(nn.Flatten())
-    for before, after in zip(widths, widths[1:], strict=False):
+    for before, after in itertools.pairwise(widths):
         layers += [nn.Linear(before, after), nn.ReLU()]
     return nn.Sequential(*layers, nn.Linear(widths[-1], CLASSES))
 
@@ -136,9 +137,7 @@ def operation(kind: str, shape: Any, layout: str) -> Callable[[], object]:
             return lambda: F.conv2d(x, w, None, stride, pad)
         mask = [kind == "conv_input_grad", kind == "conv_kernel_grad", False]
         backward = torch.ops.aten.convolution_backward
-        return lambda: backward(
-            dy, x, w, None, stride, pad, [1, 1], False, [0, 0], 1, mask
-        )
+        return lambda: backward(dy, x, w, None, stride, pad, [1, 1], False, [0, 0], 1, mask)
     p = Pool(*shape)
     x = torch.randn(p.batch, p.channels, p.side, p.side).to(memory_format=form)
     size, stride = [p.window] * 2, [p.stride] * 2

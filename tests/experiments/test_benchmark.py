@@ -1,0 +1,75 @@
+"""The benchmark's own arithmetic, and what it says where something is missing."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXPERIMENTS = Path(__file__).parents[2] / "experiments"
+
+
+def run(*arguments, timeout=60):
+    command = [sys.executable, str(EXPERIMENTS / "benchmark.py"), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
+
+
+@pytest.fixture
+def benchmark(monkeypatch):
+    monkeypatch.syspath_prepend(str(EXPERIMENTS))
+    import benchmark
+
+    return benchmark
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--only", "alexnet"], "invalid choice: 'alexnet'"),
+        (["--rounds", "1"], "--rounds must be at least 2"),
+        (["--torch-python", "/no/such/python"], "--torch-python /no/such/python does not run"),
+        (["--compiler-option", "fast"], "--compiler-option must be NAME=VALUE, got 'fast'"),
+        (["--json", "/no/such/folder/out.json"], "the folder does not exist"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_2(arguments, said):
+    done = run(*arguments)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_ratios_are_of_medians_against_the_faster_layout(benchmark):
+    rounds = {
+        "jaxbp": [2.0, 1.0, 2.0],
+        "torch default": [8.0, 8.0, 8.0],
+        "torch channels-last": [6.0, 6.0, 4.0],
+    }
+    against = benchmark.Timing(rounds).against("torch")
+    assert against["peer"] == "torch channels-last"
+    assert against["ratio"] == 3.0
+    assert against["low"] <= 3.0 <= against["high"]
+    assert benchmark.Timing(rounds).against("flax") is None
+
+
+def test_the_rooflines_flops_are_counted(benchmark):
+    """cnn: 2·N·S²·K·C·O of each convolution, 2·N·I·O of each product; thrice, less one dx."""
+    first = 2 * 128 * 28 * 28 * 9 * 1 * 32
+    rest = 2 * 128 * (14 * 14 * 9 * 32 * 64 + 3136 * 256 + 256 * 10)
+    bound = benchmark.roofline("cnn", gemm=1e9, copy=1e30)
+    assert bound["gflop"] == pytest.approx((2 * first + 3 * rest) / 1e9, rel=1e-12)
+    assert bound["ms"] == pytest.approx(bound["gflop"] * 1e3)
+
+
+def test_a_run_without_peers_says_so_and_writes_json(tmp_path):
+    target = tmp_path / "out.json"
+    done = run("--only", "lenet", "--rounds", "2", "--json", str(target), timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "left out: PyTorch" in done.stdout
+    results = json.loads(target.read_text())
+    (_, step) = results["steps"]
+    assert step["model"] == "lenet"
+    assert step["ms"] > 0
+    assert step["against_torch"] is None
+    assert step["temporary_bytes"]["jaxbp"] > 0

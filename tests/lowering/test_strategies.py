@@ -1,0 +1,229 @@
+"""Every strategy gives the plain sums, in every case that it says it can do."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxbp
+from jaxbp import lowering
+from jaxbp.lowering import blocks, columns, table, winograd
+from jaxbp.lowering.choice import TABLE
+from jaxbp.window import make_window
+from tests.tolerance import assert_close
+
+# Spatial shape, kernel, stride, padding, dilation, groups, C, O, N.
+CASES = {
+    "1-D strided": ((9,), (3,), 2, "SAME", 1, 1, 3, 4, 5),
+    "3×3": ((7, 6), (3, 3), 1, "SAME", 1, 1, 3, 4, 5),
+    "3×3 cropped": ((9, 8), (3, 3), 1, [(-1, 2), (0, -1)], 1, 1, 2, 3, 3),
+    "strides and one-sided padding": ((9, 8), (3, 2), (2, 3), [(1, 2), (0, 1)], 1, 1, 3, 4, 5),
+    "dilated": ((9, 8), (3, 3), 1, "SAME", 2, 1, 3, 4, 2),
+    "stride beyond the window, groups": ((9, 8), (2, 2), 3, "VALID", 1, 2, 4, 6, 2),
+    "stride in one axis, dilation in the other": (
+        (9, 8),
+        (3, 3),
+        (1, 2),
+        "SAME",
+        (2, 1),
+        1,
+        3,
+        4,
+        2,
+    ),
+    "1×1 strided": ((9, 8), (1, 1), 2, "SAME", 1, 1, 4, 6, 2),
+    "1×1 padded and cropped": ((9, 8), (1, 1), 1, [(1, 2), (-1, 1)], 1, 1, 4, 6, 2),
+    "3-D": ((5, 4, 6), (3, 3, 3), 1, "SAME", 1, 1, 2, 3, 2),
+    "no window": ((2, 2), (5, 5), 1, "VALID", 1, 1, 3, 4, 2),
+    "no example": ((7, 8), (3, 3), 2, "SAME", 1, 1, 3, 4, 0),
+    "dilated and strided": ((9, 8), (2, 3), (2, 1), "VALID", (3, 2), 1, 3, 4, 2),
+}
+
+
+@pytest.fixture(autouse=True)
+def small_pieces(monkeypatch):
+    """Several pieces and a rest, in arrays as small as these."""
+    monkeypatch.setattr(blocks, "PIECE", 2000)
+    monkeypatch.setattr(winograd, "PIECE", 4000)
+    monkeypatch.setattr(columns, "PIECE", 4000)
+
+
+def numbers(rng, shape, dtype=np.float32):
+    return jnp.asarray(rng.standard_normal(shape), dtype)
+
+
+def operations(rng, case, draw=numbers):
+    """Each operation's operands and static arguments."""
+    spatial, kernel, stride, padding, dilation, groups, c, o, n = CASES[case]
+    window = make_window("test", spatial, kernel, stride=stride, padding=padding, dilation=dilation)
+    x, w = draw(rng, (n, *spatial, c)), draw(rng, (*kernel, c // groups, o))
+    dy = draw(rng, (n, *window.output(spatial), o))
+    pooled = draw(rng, (n, *window.output(spatial), c))
+    _, winner = TABLE["max_pool"][-1].run(x, window)
+    made = {
+        "conv": ((x, w), (window, groups)),
+        "conv_kernel_grad": ((x, dy), (window, groups)),
+        "conv_input_grad": ((dy, w), (x.shape, window, groups)),
+        "max_pool": ((x,), (window,)),
+        "max_pool_grad": ((pooled, winner), (x.shape, window)),
+        "sum_pool": ((x,), (window,)),
+        "sum_pool_grad": ((pooled,), (x.shape, window)),
+    }
+    size = (2,) * len(spatial)
+    z_shape = window.output(spatial)
+    pool = make_window("test", z_shape, size, stride=size, padding="VALID", dilation=1)
+    z = TABLE["conv"][-1].run(x, w, window, groups)
+    largest, which = TABLE["max_pool"][-1].run(z, pool)
+    blocked = (window, pool, groups)
+    made["conv_max_pool"] = ((x, w), blocked)
+    made["conv_max_pool_grads"] = ((x, w, draw(rng, largest.shape), which), blocked)
+    return made
+
+
+ROWS = [(operation, row.name) for operation, rows in TABLE.items() for row in rows[:-1]]
+
+
+def row_of(operation, name):
+    return next(row for row in TABLE[operation] if row.name == name)
+
+
+@pytest.mark.parametrize(("operation", "name"), ROWS)
+def test_gives_the_plain_sum(operation, name, rng):
+    tried = 0
+    for case in CASES:
+        operands, static = operations(rng, case)[operation]
+        row = row_of(operation, name)
+        if not row.can(*operands, *static):
+            continue
+        tried += 1
+        ours = jax.jit(lambda *a, row=row, static=static: row.run(*a, *static))(*operands)
+        wide = [
+            a.astype(np.float64) if a.dtype == np.float32 else a for a in map(np.asarray, operands)
+        ]
+        with jax.enable_x64(True):
+            truth = TABLE[operation][-1].run(*map(jnp.asarray, wide), *static)
+        for mine, true in zip(jax.tree.leaves(ours), jax.tree.leaves(truth), strict=True):
+            if jnp.issubdtype(mine.dtype, jnp.integer):
+                np.testing.assert_array_equal(mine, true)
+            else:
+                # Sixteen sums and differences of the transforms at most, beside a sum's own terms.
+                assert_close(mine, true, terms=400, what=f"{operation} by {name}, {case}")
+    assert tried >= 2
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_minimal_filtering_keeps_what_is_not_finite_in_its_place(bad, rng):
+    (x, w), static = operations(rng, "3×3")["conv"]
+    x = x.at[1, 2, 3, 0].set(bad)
+    ours, plain = winograd.conv(x, w, *static), TABLE["conv"][-1].run(x, w, *static)
+    assert_close(ours, np.asarray(plain, np.float64), terms=200)
+    assert np.isfinite(np.asarray(ours)).mean() > 0.9
+
+
+@pytest.mark.parametrize(("operation", "name"), ROWS)
+def test_is_differentiable_both_ways(operation, name, rng):
+    for case in CASES:
+        operands, static = operations(rng, case)[operation]
+        row = row_of(operation, name)
+        if row.can(*operands, *static) and all(a.size for a in operands):
+            break
+    inexact = [a for a in operands if jnp.issubdtype(a.dtype, jnp.floating)]
+    rest = operands[len(inexact) :]
+
+    def f(run):
+        return lambda *a: jax.tree.leaves(run(*a, *rest, *static))[0]
+
+    ours, plain = f(row.run), f(TABLE[operation][-1].run)
+    tangents = [numbers(rng, a.shape) for a in inexact]
+    dy = numbers(rng, jax.eval_shape(plain, *inexact).shape)
+    for mine, true in (
+        (jax.jvp(ours, inexact, tangents)[1], jax.jvp(plain, inexact, tangents)[1]),
+        (jax.vjp(ours, *inexact)[1](dy), jax.vjp(plain, *inexact)[1](dy)),
+    ):
+        for a, b in zip(jax.tree.leaves(mine), jax.tree.leaves(true), strict=True):
+            assert_close(a, np.asarray(b, np.float64), terms=800)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+@pytest.mark.parametrize(("operation", "name"), ROWS)
+def test_half_precision_sums_in_float32(operation, name, dtype, rng):
+    case = "1×1 strided" if name == "pointwise" else "3×3" if name != "phases" else "1-D strided"
+    draw = lambda rng, shape: numbers(rng, shape, dtype)  # noqa: E731
+    operands, static = operations(rng, case, draw)[operation]
+    row = row_of(operation, name)
+    assert row.can(*operands, *static)
+    ours = jax.tree.leaves(row.run(*operands, *static))[0]
+    wide = [a.astype(jnp.float32) if a.dtype == dtype else a for a in operands]
+    truth = jax.tree.leaves(TABLE[operation][-1].run(*wide, *static))[0]
+    assert ours.dtype == (jnp.float32 if operation == "sum_pool" else dtype)
+    assert_close(ours, np.asarray(truth, np.float64), terms=400)
+
+
+@pytest.mark.parametrize("name", ["axes", "xla"])
+def test_max_pool_takes_the_first_largest_and_nan_before_all(name):
+    nan, inf = np.nan, np.inf
+    x = jnp.asarray([[1, 3, 3, 0], [nan, inf, nan, 0], [-inf, -inf, -inf, -inf]], jnp.float32)
+    window = make_window("test", (4,), (4,), stride=1, padding="VALID", dilation=1)
+    y, winner = row_of("max_pool", name).run(x[..., None], window)
+    np.testing.assert_array_equal(y[:, 0, 0], [3, nan, -inf])
+    np.testing.assert_array_equal(winner[:, 0, 0], [1, 0, 0])
+
+
+def test_large_windows_are_not_written_out(rng):
+    x = numbers(rng, (1, 56, 56, 2))
+
+    def loss(x):
+        return jnp.sum(jaxbp.global_max_pool(x)) + jnp.sum(jaxbp.global_avg_pool(x))
+
+    equations = str(jax.make_jaxpr(jax.grad(loss))(x)).count("\n")
+    assert equations < 500
+    dx = np.asarray(jax.jit(jax.grad(loss))(x))
+    winners = dx > 0.5
+    assert winners.sum() == 2
+    np.testing.assert_array_equal(np.asarray(x)[winners], np.asarray(x).max(axis=(0, 1, 2)))
+
+
+def test_use_forces_by_name_and_enters_jits_cache(rng):
+    (x, w), static = operations(rng, "3×3")["conv"]
+    f = jax.jit(lambda x, w: lowering.conv(x, w, *static))
+    plain = jax.make_jaxpr(f)(x, w)
+    with lowering.use("winograd"):
+        forced = jax.make_jaxpr(f)(x, w)
+        assert_close(
+            f(x, w), np.asarray(TABLE["conv"][-1].run(x, w, *static), np.float64), terms=200
+        )
+    assert "scan" in str(forced)
+    assert "scan" not in str(plain)
+    assert str(jax.make_jaxpr(f)(x, w)) == str(plain)
+
+
+def test_use_falls_back_where_the_strategy_cannot(rng):
+    (x, w), static = operations(rng, "dilated")["conv"]
+    with lowering.use("winograd"):
+        y = lowering.conv(x, w, *static)
+    np.testing.assert_array_equal(y, TABLE["conv"][-1].run(x, w, *static))
+
+
+def test_use_names_the_strategies():
+    with (
+        pytest.raises(ValueError, match=r"use: name must be one of \(.*'winograd'.*got 'fast'"),
+        lowering.use("fast"),
+    ):
+        pass
+
+
+def test_the_program_keeps_one_way_a_platform():
+    """XLA's convolution on an accelerator, minimal filtering on a CPU, both from one trace."""
+    window = make_window("test", (64, 64), (3, 3), stride=1, padding="SAME", dilation=1)
+    x = jax.ShapeDtypeStruct((32, 64, 64, 64), jnp.float32)
+    w = jax.ShapeDtypeStruct((3, 3, 64, 64), jnp.float32)
+    traced = jax.jit(lambda x, w: lowering.conv(x, w, window, 1)).trace(x, w)
+    on_cpu = traced.lower(lowering_platforms=("cpu",)).as_text()
+    on_gpu = traced.lower(lowering_platforms=("cuda",)).as_text()
+    assert "while" in on_cpu
+    assert "while" not in on_gpu
+    assert on_gpu.count("stablehlo.convolution") == 1
+
+
+def test_every_operation_ends_in_a_row_for_everything():
+    assert all(rows[-1].name == "xla" for rows in table.TABLE.values())
