@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import logging
 import os
+import sys
 import tempfile
 import zlib
 from pathlib import Path
@@ -109,10 +109,11 @@ def download(name: str, mirror: str | None = None, cache: Path | None = None) ->
 
 def _fetch(url: str, target: Path, digests: tuple[str, ...]) -> None:
     # The checksum is looked at here: pooch knows one a file, and a repacked file has another.
-    logging.getLogger("pooch").setLevel(logging.ERROR)
+    pooch.get_logger().setLevel("ERROR")
     with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
         try:
-            pooch.retrieve(url, None, fname=target.name, path=scratch, progressbar=True)
+            bar = sys.stderr.isatty()
+            pooch.retrieve(url, None, fname=target.name, path=scratch, progressbar=bar)
         except requests.RequestException as error:
             raise BadInput(f"cannot fetch {url} ({_reason(error)}): try another --mirror") from None
         fetched = Path(scratch) / target.name

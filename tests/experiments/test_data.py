@@ -303,12 +303,13 @@ def test_wrong_checksum_leaves_nothing(tmp_path, mirror):
 
 
 @pytest.mark.usefixtures("published")
-def test_missing_at_the_mirror(tmp_path, mirror):
+def test_missing_at_the_mirror(tmp_path, mirror, capsys):
     _, url = mirror
     with pytest.raises(BadInput, match=r"cannot fetch .*HTTP status 404.*--mirror"):
         download.download("mnist", f"{url}/nowhere", tmp_path / "cache")
     with pytest.raises(BadInput, match="must be an http:// or https:// URL"):
         download.download("mnist", "ftp://127.0.0.1", tmp_path / "cache")
+    assert capsys.readouterr().err == ""  # the message is all there is to say
 
 
 def test_damaged_cache_is_fetched_again(tmp_path, mirror, published):
