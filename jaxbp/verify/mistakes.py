@@ -56,7 +56,7 @@ def multiple(e: Evidence) -> Iterator[Diagnosis]:
     if naming.close(factor, -1.0):
         yield Diagnosis("sign", "the cotangent is minus the truth", share)
         return
-    if share < 0.95:
+    if share < 0.995:
         yield from _multiple_of_the_data(e)
         return
     inputs = [(leaf.name, leaf.shape) for leaf in e.leaves]
@@ -101,7 +101,7 @@ def _multiple_of_the_data(e: Evidence) -> Iterator[Diagnosis]:
         np.sum(e.got * e.truth, axis=axes), norm, out=np.zeros_like(norm), where=norm > 0
     )
     share = e.explained(ratio.reshape(-1, *[1] * len(axes)) * e.truth)
-    if share < 0.95 or np.any(ratio == 0):
+    if share < 0.995 or np.any(ratio == 0):
         return
     for leaf in e.leaves:
         if leaf.size != 1:

@@ -141,7 +141,7 @@ def _blame(
             f"differ for `{leaf.name}`, in which the function itself stops a gradient on purpose",
         )
         return
-    found = _diagnosed(trial, leaf, sample, slopes, rng)
+    found = _rounded(trial, leaf, sample) or _diagnosed(trial, leaf, sample, slopes, rng)
     compared = trial.has_rule or trial.explicit
     with_reference = not trial.compare(sample.x, sample.c, rng, "").wrong(leaf).any()
     if not compared:
@@ -160,6 +160,20 @@ def _blame(
             explained=found.explained,
             **numbers(sample, leaf),  # type: ignore[arg-type]
         )
+    )
+
+
+def _rounded(trial: Trial, leaf: Leaf, sample: Sample) -> Diagnosis | None:
+    """Whether the rule computes in a narrower dtype than the function, and is off by as much."""
+    size = float(np.abs(sample.expected[leaf.part]).max(initial=0.0))
+    off = float(np.abs(sample.got - sample.expected)[leaf.part].max(initial=0.0))
+    if trial.eps_rule <= trial.eps_plain or off > 16 * trial.eps_rule * size:
+        return None
+    return Diagnosis(
+        "precision",
+        f"the rule computes in a dtype with rounding unit {trial.eps_rule:.1g} and is off by as "
+        f"much, the function in one with {trial.eps_plain:.1g}",
+        1.0,
     )
 
 

@@ -26,16 +26,17 @@ def one_term(e: Evidence) -> Iterator[Diagnosis]:
     parts = e.parts()
     if parts is None:
         return
+    error = e.got[0] - e.truth[0]
+    fitted = []
     for gate, lost in _contributions(e, parts):
-        error = e.got[0] - e.truth[0]
-        norm = float(np.sum(lost * lost))
-        factor = float(np.sum(error * lost)) / norm
-        if not np.isfinite(factor) or _left(error, factor * lost) > 1 - PROMISING:
-            continue
+        factor = float(np.sum(error * lost)) / float(np.sum(lost * lost))
+        if np.isfinite(factor) and _left(error, factor * lost) <= 1 - PROMISING:
+            fitted.append((gate, factor))
+    # A path left out goes before half of one counted the other way round.
+    for gate, factor in sorted(fitted, key=lambda found: abs(found[1] + 1) > 1e-6):
         weights = parts.whole()
         weights[gate.index] = 1.0 + factor
-        share = _share(e, parts, (weights, {}))
-        yield _term(gate, factor, share)
+        yield _term(gate, factor, _share(e, parts, (weights, {})))
 
 
 def _term(gate: Gate, factor: float, share: float) -> Diagnosis:

@@ -332,7 +332,7 @@ cases.wrong(
 cases.wrong(
     "concatenate-interleaved",
     ("a", "b"),
-    ("shifted", "unknown", "swapped-arguments"),
+    ("transposed", "shifted", "unknown", "swapped-arguments"),
     "even and odd rows instead of halves",
     bwd=lambda _, dy: (dy[::2], dy[1::2]),
 )
