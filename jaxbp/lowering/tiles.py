@@ -28,7 +28,7 @@ def max_pool_grad(
     """dx[N, *S, C]: each window's dy goes to its winner, and overlapping windows add (4.4)."""
     wide = dy.astype(sum_dtype(dy.dtype))
     # Signed, so that a number that no cell has can stand where a place is in no window's cell.
-    winner = winner.astype(np.promote_types(winner.dtype, np.int8))
+    winner = winner.astype(np.int16 if winner.dtype.itemsize == 1 else np.int32)
     zero = jnp.zeros((), wide.dtype)
 
     def share(back: Shape) -> jax.Array:
