@@ -27,6 +27,7 @@ def one_term(e: Evidence) -> Iterator[Diagnosis]:
     if parts is None:
         return
     error = e.got[0] - e.truth[0]
+    swept = any(gate.primitive == "carry" for gate in parts.gates)
     fitted = []
     for gate, lost in _contributions(e, parts):
         factor = float(np.sum(error * lost)) / float(np.sum(lost * lost))
@@ -36,7 +37,25 @@ def one_term(e: Evidence) -> Iterator[Diagnosis]:
     for gate, factor in sorted(fitted, key=lambda found: abs(found[1] + 1) > 1e-6):
         weights = parts.whole()
         weights[gate.index] = 1.0 + factor
+        if swept and _spares_another(e, parts, (weights, {})):
+            continue  # the state is handed back: only this leaf's sum over the steps is not taken
         yield _term(gate, factor, _share(e, parts, (weights, {})))
+
+
+def _spares_another(e: Evidence, parts: Parts, settings: Settings) -> bool:
+    """Whether the rule is right for another leaf, which these gates would change."""
+    x, c, truth = e.points[0], e.cotangents[0], e.truths[0]
+    got, answer = e.rule(x, c), parts.answer(x, c, *settings)
+    for other in e.leaves:
+        right = truth[other.part]
+        room = 1e-6 * float(np.abs(right).max(initial=0.0))
+        if (
+            other != e.leaf
+            and np.allclose(got[other.part], right, 1e-6, room)
+            and not np.allclose(answer[other.part], right, 1e-6, room)
+        ):
+            return True
+    return False
 
 
 def _term(gate: Gate, factor: float, share: float) -> Diagnosis:
