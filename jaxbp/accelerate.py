@@ -60,8 +60,8 @@ def accelerate(fn: Callable[P, R]) -> Callable[P, R]:
       ...     return jnp.sum(y**2)
       >>> w, x = jnp.ones((1, 1, 2, 2)), jnp.arange(9.0).reshape(1, 1, 3, 3)
       >>> jax.grad(accelerate(loss))(w, x)[0, 0]
-      Array([[320., 384.],
-             [512., 576.]], dtype=float32)
+      Array([[336., 464.],
+             [720., 848.]], dtype=float32)
 
     See also:
       `explain`, `jaxbp.plain.plain`.
