@@ -14,6 +14,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -161,7 +162,7 @@ def times(case: Case, fast: Any, rounds: int) -> dict[str, Any]:
         start = time.perf_counter()
         program = lowered.compile()
         compiled_ms.append(1e3 * (time.perf_counter() - start))
-        calls.append(lambda program=program, args=args: program(*args))
+        calls.append(partial(program, *args))
     taken: list[list[float]] = [[], []]
     for turn in range(rounds + 2):
         for which in (0, 1) if turn % 2 else (1, 0):
