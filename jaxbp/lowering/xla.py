@@ -76,14 +76,13 @@ def conv_input_grad(
     w = jnp.moveaxis(w, -2, -3).reshape(*k, groups * c, o // groups)
     return _convolve(
         dy,
-        # Written out as [*K, in, out], the one order that XLA's CPU takes everywhere, loops too.
-        jnp.swapaxes(lax.rev(w, axes), -1, -2),
+        lax.rev(w, axes),
         input_shape,
         window_strides=(1,) * len(k),
         padding=padding,
         lhs_dilation=window.stride,
         rhs_dilation=window.dilation,
-        dimension_numbers=(f"N{s}C", f"{s}IO", f"N{s}C"),
+        dimension_numbers=(f"N{s}C", f"{s}OI", f"N{s}C"),
         feature_group_count=groups,
     )
 
