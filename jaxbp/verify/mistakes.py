@@ -856,8 +856,8 @@ def _ratio_per_entry(e: Evidence) -> tuple[np.ndarray, float] | None:
 
 def _rows_proportional(got: np.ndarray, truth: np.ndarray) -> float:
     """The share of the error that is gone when every row may have a factor of its own."""
-    if np.count_nonzero(np.abs(truth).sum(axis=0)) < 2:
-        return 0.0
+    if np.count_nonzero(truth, axis=1).max(initial=0) < 2:
+        return 0.0  # a single number is a multiple of any other
     norm = np.sum(truth * truth, axis=1)
     back = np.sum(got * got, axis=1)
     cross = np.sum(truth * got, axis=1)
