@@ -1,7 +1,9 @@
 """Back-propagation for convolutional networks, written out by hand in JAX."""
 
 from jaxbp import layers
+from jaxbp.accelerate import accelerate
 from jaxbp.backprop import Sweep, backprop
+from jaxbp.explain import explain
 from jaxbp.network import Layer, sequential
 from jaxbp.plain import plain
 from jaxbp.rules.activation import (
@@ -34,6 +36,7 @@ from jaxbp.verify import assert_vjp, check_vjp
 __all__ = [
     "Layer",
     "Sweep",
+    "accelerate",
     "assert_vjp",
     "avg_pool",
     "avg_pool_grad",
@@ -51,6 +54,7 @@ __all__ = [
     "dense_input_grad",
     "dense_weight_grad",
     "elu",
+    "explain",
     "gelu",
     "global_avg_pool",
     "global_max_pool",

@@ -81,6 +81,7 @@ def _params_without_rules(eqn: Any) -> dict[str, Any]:
 
 
 def is_program(value: Any) -> bool:
+    """Return whether an equation's parameter is itself a traced program."""
     return isinstance(value, (core.Jaxpr, core.ClosedJaxpr))
 
 
