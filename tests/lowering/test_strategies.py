@@ -43,7 +43,7 @@ CASES = {
 @pytest.fixture(autouse=True)
 def small_pieces(monkeypatch):
     """Several pieces and a rest, in arrays as small as these."""
-    monkeypatch.setattr(blocks, "PIECE", 2000)
+    monkeypatch.setattr(blocks, "PIECE", 1000)
     monkeypatch.setattr(winograd, "PIECE", 4000)
     monkeypatch.setattr(columns, "PIECE", 4000)
 
