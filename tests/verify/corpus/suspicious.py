@@ -321,11 +321,11 @@ right(
 )
 cases.right(
     "mixed-precision",
-    lambda x, w: (x.astype("float32") @ w).astype("bfloat16"),
-    lambda x, w: ((x.astype("float32") @ w).astype("bfloat16"), (x, w)),
+    lambda x, w: (x.astype(w.dtype) @ w).astype("bfloat16"),
+    lambda x, w: ((x.astype(w.dtype) @ w).astype("bfloat16"), (x, w)),
     lambda res, dy: (
-        (dy.astype("float32") @ res[1].T).astype(res[0].dtype),
-        res[0].astype("float32").T @ dy.astype("float32"),
+        (dy.astype(res[1].dtype) @ res[1].T).astype(res[0].dtype),
+        res[0].astype(res[1].dtype).T @ dy.astype(res[1].dtype),
     ),
     lambda rng: (normal(rng, 4, 3, dtype="bfloat16"), normal(rng, 3, 2)),
     "bfloat16 activations, float32 weights",
