@@ -6,7 +6,8 @@ everything. GPU and TPU convolve as XLA likes: the traced program holds both way
 keeps the one of its platform. Pooling is elementwise however it is summed, so its rows hold
 everywhere.
 
-The bounds below were measured on two cores of an x86-64 server by `experiments/benchmark.py --ops`.
+The bounds below come from timings of single operations on a busy machine with jax 0.10.1; they are
+still to be confirmed by `experiments/benchmark.py --ops` on a quiet one, and on newer versions.
 """
 
 from __future__ import annotations
