@@ -52,18 +52,15 @@ def value_and_cotangents(fn: Function, args: Arguments, dy: Any = None) -> tuple
 
 
 def check_plain(rule: Function, plain: Function, args: Arguments, *, terms: int) -> None:
-    """Value and cotangents without any transformation, eagerly; each in its primal's dtype."""
+    """Value and cotangents eagerly and under jit; each in its primal's dtype."""
+    expected = _jitted(plain, args)
     actual = value_and_cotangents(rule, args)
-    assert_trees_close(actual, _jitted(plain, args), terms=terms)
+    assert_trees_close(actual, expected, terms=terms)
+    assert_trees_close(_jitted(rule, args), expected, terms=terms)
     for i, cotangent in zip(differentiable(args), actual[1], strict=True):
         primal = jnp.asarray(args[i])
         assert cotangent.dtype == primal.dtype, f"argument {i}: {cotangent.dtype}"
         assert cotangent.shape == primal.shape, f"argument {i}: {cotangent.shape}"
-
-
-def check_jit(rule: Function, plain: Function, args: Arguments, *, terms: int) -> None:
-    """Value and cotangents under jit."""
-    assert_trees_close(_jitted(rule, args), _jitted(plain, args), terms=terms)
 
 
 def check_vmap(rule: Function, plain: Function, args: Arguments, *, terms: int) -> None:
@@ -71,24 +68,38 @@ def check_vmap(rule: Function, plain: Function, args: Arguments, *, terms: int) 
 
     Outside, the cotangent of an argument that is not mapped over is a sum over the mapped axis.
     """
+    count, floating = len(args), differentiable(args)
     stacked = [jnp.stack([jnp.asarray(a), _moved(a)]) for a in args]
-    for mapped in itertools.product((None, 0), repeat=len(args)):
+
+    def along(fn: Function, mapped: tuple[Any, ...], dys: Any, these: Arguments) -> Any:
+        outside = value_and_cotangents(jax.vmap(fn, in_axes=mapped), these, dys)
+        inside = jax.vmap(
+            lambda dy, *these: value_and_cotangents(fn, these, dy), in_axes=(0, *mapped)
+        )(dys, *these)
+        return outside, inside
+
+    @jax.jit
+    def one_by_one(dys: Any, stacked: Arguments) -> Any:
+        each = [value_and_cotangents(plain, [s[i] for s in stacked], dys[i]) for i in range(2)]
+        return jax.tree.map(lambda *examples: jnp.stack(examples), *each)
+
+    y = jax.eval_shape(plain, *args)
+    dys = cotangent_like(jax.ShapeDtypeStruct((2, *y.shape), y.dtype))
+    for mapped in itertools.product((None, 0), repeat=count):
         if not any(axis == 0 for axis in mapped):
             continue
-        these = [s if axis == 0 else a for axis, s, a in zip(mapped, stacked, args, strict=True)]
-
-        def outside(fn: Function, *these: Any, mapped: Any = mapped) -> Any:
-            return value_and_cotangents(jax.vmap(fn, in_axes=mapped), these)
-
-        def inside(fn: Function, *these: Any, mapped: Any = mapped) -> Any:
-            return jax.vmap(lambda *these: value_and_cotangents(fn, these), in_axes=mapped)(*these)
-
-        def both(fn: Function, *these: Any) -> Any:
-            return outside(fn, *these), inside(fn, *these)
-
-        actual = jax.jit(partial(both, rule))(*these)
-        expected = jax.jit(partial(both, plain))(*these)
-        assert_trees_close(actual, expected, terms=2 * terms)
+        these = [s if axis == 0 else s[0] for axis, s in zip(mapped, stacked, strict=True)]
+        repeated = [
+            s if axis == 0 else jnp.stack([s[0], s[0]])
+            for axis, s in zip(mapped, stacked, strict=True)
+        ]
+        value, cotangents = one_by_one(dys, repeated)
+        summed = [
+            c if mapped[i] == 0 else jnp.sum(c, axis=0)
+            for i, c in zip(floating, cotangents, strict=True)
+        ]
+        actual = jax.jit(partial(along, rule, mapped))(dys, these)
+        assert_trees_close(actual, ((value, summed), (value, cotangents)), terms=2 * terms)
 
 
 def check_second_order(rule: Function, plain: Function, args: Arguments, *, terms: int) -> None:
@@ -200,8 +211,8 @@ def check_shard_map(
     )
     dy = cotangent_like(jax.eval_shape(plain, *args))
     expected = jax.jit(jax.grad(partial(loss, plain), argnums=argnums))(dy, *args)
-    assert_trees_close(jax.jit(inside)(dy, *args), expected, terms=2 * terms)
-    assert_trees_close(jax.jit(outside)(dy, *args), expected, terms=2 * terms)
+    both = jax.jit(lambda *args: (inside(*args), outside(*args)))(dy, *args)
+    assert_trees_close(both, (expected, expected), terms=2 * terms)
 
 
 def check_export(rule: Function, plain: Function, args: Arguments, *, terms: int) -> None:
@@ -224,22 +235,35 @@ def check_dtypes(
 
     In float64 itself the truth is autodiff's own answer, so there the bound is the dtype's.
     """
+    floating = differentiable(args)
+
+    def in_all(fn: Function) -> Function:
+        """One program for all dtypes, which compiles quicker than one for each."""
+        return jax.jit(
+            lambda versions: {d: value_and_cotangents(fn, *given) for d, given in versions.items()}
+        )
+
     with jax.enable_x64(True):
-        floating = differentiable(args)
-        dy = None
+        versions, exact = {}, {}
         for dtype in dtypes:
             these = [
                 jnp.asarray(np.asarray(a), dtype if i in floating else None)
                 for i, a in enumerate(args)
             ]
-            exact = [a.astype("float64") if i in floating else a for i, a in enumerate(these)]
             dy = cotangent_like(jax.eval_shape(plain, *these))
-            truth = _jitted(plain, exact, dy.astype("float64"))
-            actual, autodiff = _jitted(rule, these, dy), _jitted(plain, these, dy)
-            assert jax.tree.map(jnp.shape, actual) == jax.tree.map(jnp.shape, truth)
+            versions[dtype] = (these, dy)
+            wide = [a.astype("float64") if i in floating else a for i, a in enumerate(these)]
+            exact[dtype] = (wide, dy.astype("float64"))
+        in_float64 = jax.jit(lambda given: value_and_cotangents(plain, *given))
+        truths = {dtype: in_float64(given) for dtype, given in exact.items()}
+        actual = in_all(rule)(versions)
+        autodiff = in_all(plain)({d: given for d, given in versions.items() if d != "float64"})
+        for dtype, truth in truths.items():
+            assert jax.tree.map(jnp.shape, actual[dtype]) == jax.tree.map(jnp.shape, truth)
+            # In float64 the truth is autodiff's own answer.
             for (path, ours), theirs, right in zip(
-                jax.tree_util.tree_leaves_with_path(actual),
-                jax.tree.leaves(autodiff),
+                jax.tree_util.tree_leaves_with_path(actual[dtype]),
+                jax.tree.leaves(autodiff.get(dtype, truth)),
                 jax.tree.leaves(truth),
                 strict=True,
             ):
@@ -301,7 +325,6 @@ def _moved(a: Any) -> jax.Array:
 
 TRANSFORMS: dict[str, Function] = {
     "plain": check_plain,
-    "jit": check_jit,
     "vmap": check_vmap,
     "second order": check_second_order,
     "hessian": check_hessian,

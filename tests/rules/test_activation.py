@@ -119,14 +119,34 @@ ALONG_AXIS = {
 ALL = {name: (e.rule, e.reference) for name, e in ELEMENTWISE.items()} | ALONG_AXIS
 
 
-def slope(rule, x, dtype):
-    """f′, entry by entry, in the dtype."""
-    x = jnp.asarray(x, dtype)
+# What another slope or axis goes through once more; the rest would run the same lines again.
+AGAIN = {
+    "leaky_relu, negative slope": ("plain",),
+    "softmax, axis 1": ("plain", "vmap"),
+    "log_softmax, axis 1": ("plain", "vmap"),
+}
+
+
+def slope(rule, x):
+    """f′, entry by entry."""
     return jax.vjp(rule, x)[1](jnp.ones_like(x))[0]
 
 
-@pytest.mark.parametrize("transform", TRANSFORMS)
-@pytest.mark.parametrize("name", ALL)
+def in_every_dtype(fn, x):
+    """fn(x) for x in each dtype, by one program: that compiles quicker than many small ones."""
+    versions = {dtype: jnp.asarray(x, dtype) for dtype in DTYPES}
+    return jax.jit(lambda versions: {d: fn(x) for d, x in versions.items()})(versions)
+
+
+@pytest.mark.parametrize(
+    ("name", "transform"),
+    [
+        (name, transform)
+        for name in ALL
+        for transform in AGAIN.get(name, TRANSFORMS)
+        if transform != "dtypes"  # test_precision_over_the_whole_range
+    ],
+)
 def test_transforms(name, transform, rng):
     rule, reference = ALL[name]
     x = jnp.asarray(rng.standard_normal((2, 3, 2)) * 2, jnp.result_type(float))
@@ -134,45 +154,50 @@ def test_transforms(name, transform, rng):
     TRANSFORMS[transform](rule, reference, (x,), terms=terms)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", ELEMENTWISE)
-def test_values_are_the_formulas_and_no_worse_than_those_of_jax_nn(name, dtype, float64):
+def test_values_are_the_formulas_and_no_worse_than_those_of_jax_nn(name, float64):
     e = ELEMENTWISE[name]
-    x = jnp.asarray([-1e4, -100.0, -20.0, -3.0, -1.0, -0.1, 0.0, 0.1, 1.0, 3.0, 20.0, 1e4], dtype)
-    y, theirs = e.rule(x), e.reference(x)
-    assert y.dtype == dtype
-    for number, ours, their in zip(np.asarray(x, np.float64), y, theirs, strict=True):
-        if dtype == "float64":
-            # exp(−u²) of u = x √½ grows each of u's two roundings, of √½ and of the product, by
-            # 2u² = x², until it is 0.
-            terms = TERMS_OF_GELU if name == "gelu" else TERMS + 2 * min(number**2, 400)
-            assert_close(ours, e.value(number), terms=terms, what=f"f({number})")
-        else:
-            assert_no_worse(ours, their, e.value(number), what=f"f({number})")
+    x = np.array([-1e4, -100.0, -20.0, -3.0, -1.0, -0.1, 0.0, 0.1, 1.0, 3.0, 20.0, 1e4])
+    values = in_every_dtype(lambda x: (x, e.rule(x), e.reference(x)), x)
+    for dtype, (x, y, theirs) in values.items():
+        assert y.dtype == dtype
+        for number, ours, their in zip(*map(np.asarray, (x, y, theirs)), strict=True):
+            number = float(number)
+            what = f"f({number}) in {dtype}"
+            if dtype == "float64":
+                # exp(−u²) of u = x √½ grows each of u's two roundings, of √½ and of the product, by
+                # 2u² = x², until it is 0.
+                terms = TERMS_OF_GELU if name == "gelu" else TERMS + 2 * min(number**2, 400)
+                assert_close(ours, e.value(number), terms=terms, what=what)
+            else:
+                assert_no_worse(ours, their, e.value(number), what=what)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", ELEMENTWISE)
-def test_values_at_infinity_and_nan_are_those_of_jax_nn(name, dtype, float64):
+def test_values_at_infinity_and_nan_are_those_of_jax_nn(name, float64):
     e = ELEMENTWISE[name]
-    x = jnp.asarray([-np.inf, -0.0, 0.0, np.inf, np.nan], dtype)
-    ours, theirs = (np.asarray(f(x), np.float64) for f in (e.rule, e.reference))
-    np.testing.assert_array_equal(ours, theirs)
+    x = np.array([-np.inf, -0.0, 0.0, np.inf, np.nan])
+    for dtype, both in in_every_dtype(lambda x: (e.rule(x), e.reference(x)), x).items():
+        ours, theirs = (np.asarray(a, np.float64) for a in both)
+        np.testing.assert_array_equal(ours, theirs, dtype)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", ELEMENTWISE)
-def test_derivatives_are_their_limits_far_out_and_literal_at_zero(name, dtype, float64):
+def test_derivatives_are_their_limits_far_out_and_literal_at_zero(name, float64):
     e = ELEMENTWISE[name]
-    low, zero, high = (float(jnp.asarray(a, dtype)) for a in e.limits)
-    far = float(jnp.finfo(dtype).max)
-    x = [-np.inf, -far, -1e4, -1000.0, -0.0, 0.0, 1000.0, 1e4, far, np.inf]
-    np.testing.assert_array_equal(
-        np.asarray(slope(e.rule, x, dtype), np.float64), [low] * 4 + [zero] * 2 + [high] * 4
-    )
-    # Autodiff of the rule's own derivative: no NaN there either.
-    twice = jax.vmap(jax.grad(jax.grad(e.rule)))(jnp.asarray(x, dtype))
-    assert jnp.isfinite(twice).all()
+
+    def slopes(x):
+        far = jnp.finfo(x.dtype).max
+        x = jnp.concatenate([x, jnp.stack([-far, far])])
+        # Autodiff of the rule's own derivative too.
+        return slope(e.rule, x), jax.vmap(jax.grad(jax.grad(e.rule)))(x)
+
+    x = np.array([-np.inf, -1e4, -1000.0, -0.0, 0.0, 1000.0, 1e4, np.inf])
+    for dtype, (once, twice) in in_every_dtype(slopes, x).items():
+        low, zero, high = (float(jnp.asarray(a, dtype)) for a in e.limits)
+        expected = [low] * 3 + [zero] * 2 + [high] * 3 + [low, high]
+        np.testing.assert_array_equal(np.asarray(once, np.float64), expected, dtype)
+        assert np.isfinite(np.asarray(twice, np.float64)).all(), dtype
 
 
 @pytest.mark.parametrize("name", ELEMENTWISE)
@@ -180,7 +205,8 @@ def test_derivatives_are_the_formulas(name, float64):
     """(2.5) f′(z), relative to its own size: in the far tails too."""
     e = ELEMENTWISE[name]
     x = [-30.0, -12.5, -6.0, -3.0, -1.0, -0.1, -1e-9, 1e-9, 0.1, 1.0, 3.0, 6.0]
-    for number, ours in zip(x, slope(e.rule, x, "float64"), strict=True):
+    slopes = jax.jit(partial(slope, e.rule))(jnp.asarray(x))
+    for number, ours in zip(x, np.asarray(slopes), strict=True):
         if e.keeps == "y":  # a rounding of y, which is of the size of 1, and nothing else
             assert_close(ours, e.slope(number), magnitude=1, what=f"f′({number})")
         else:
@@ -206,8 +232,9 @@ def test_adjoint_is_the_rules_backward_pass(name, rng):
 def test_rule_keeps_one_array(name, dtype, float64):
     """Least of all: y or x, in float32 for the sums of half precision."""
     rule, _ = ALL[name]
-    x = jnp.ones((8, 16), dtype)
-    kept = sum(a.nbytes for a in jax.tree.leaves(jax.vjp(rule, x)[1]))
+    x = jax.ShapeDtypeStruct((8, 16), jnp.dtype(dtype))
+    residuals = jax.eval_shape(lambda x: jax.vjp(rule, x)[1], x)
+    kept = sum(a.size * a.dtype.itemsize for a in jax.tree.leaves(residuals))
     wide = 4 if name in ALONG_AXIS else 0
     assert kept == x.size * max(x.dtype.itemsize, wide)
 
@@ -222,7 +249,7 @@ def test_relu_passes_dy_at_nan():
 @pytest.mark.parametrize("name", [name for name in ELEMENTWISE if "relu" not in name])
 def test_derivative_at_nan_is_nan(name):
     e = ELEMENTWISE[name]
-    assert jnp.isnan(slope(e.rule, [np.nan], jnp.result_type(float))).all()
+    assert jnp.isnan(jax.jit(partial(slope, e.rule))(jnp.array([np.nan]))).all()
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -231,6 +258,7 @@ def test_finite_differences(name, rng, float64):
     x = rng.standard_normal((2, 3, 2)) * 2
     x += np.sign(x) * 0.01  # no kink within a step
     dy = rng.standard_normal(x.shape)
+    rule = jax.jit(rule)
     (expected,) = oracles.finite_differences(rule, [x], dy)
     _, (dx,) = value_and_cotangents(rule, [jnp.asarray(x)], jnp.asarray(dy))
     # Extrapolated differences of a step h = 1e-3 err by a few h⁴ and u/h.
@@ -252,8 +280,8 @@ def test_large_and_masked_logits(name, dtype, float64):
     rule, reference = ALL[name]
     x = jnp.asarray([[1e4, 0, -1e4], [-np.inf, 0, 0], [3, -np.inf, -np.inf]], dtype)
     dy = jnp.asarray([[1, 2, 3], [0, 1, 3], [1, 0, 0]], dtype)
-    y, (dx,) = value_and_cotangents(rule, [x], dy)
-    truth = reference(x.astype("float64")).astype(dtype)
+    y, (dx,) = jax.jit(partial(value_and_cotangents, rule))([x], dy)
+    truth = jax.jit(reference)(x.astype("float64")).astype(dtype)
     assert_close(y, truth, terms=TERMS)
     p, dy = np.array([[1, 0, 0], [0, 0.5, 0.5], [1, 0, 0]]), np.asarray(dy, np.float64)
     if name == "softmax":
@@ -288,34 +316,31 @@ def test_softmax_literal_numbers(float64):
     assert_close(activation.log_softmax_grad(jnp.exp(y), dy), [7.0, -2.0, -5.0], terms=TERMS)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 @pytest.mark.parametrize("name", ALL)
-def test_precision_over_the_whole_range(name, dtype, rng, float64):
+def test_precision_over_the_whole_range(name, rng):
     """Against autodiff of jax.nn's function in the same dtype, on a wide range of numbers."""
     rule, reference = ALL[name]
-    x = jnp.asarray(rng.standard_normal((8, 16, 8)) * 8, dtype)
-    dy = jnp.asarray(rng.standard_normal(x.shape), dtype)
-    both = jax.jit(value_and_cotangents, static_argnums=0)
-    truth = both(reference, [x.astype("float64")], dy.astype("float64"))
-    ours, theirs = (both(f, [x], dy) for f in (rule, reference))
-    for a, b, right in zip(*map(jax.tree.leaves, (ours, theirs, truth)), strict=True):
-        assert_no_worse(a, b, right)
+    x = rng.standard_normal((8, 16, 8)) * 8
+    narrow = ("float32", "bfloat16", "float16")  # in float64: the formulas, above
+    TRANSFORMS["dtypes"](rule, reference, (x,), terms=TERMS, dtypes=narrow)
 
 
-@pytest.mark.parametrize("shape", [(0, 3), (3, 0), (1, 1)])
 @pytest.mark.parametrize("name", ALL)
-def test_empty_arrays(name, shape):
+def test_empty_arrays(name):
     rule, _ = ALL[name]
-    y, (dx,) = value_and_cotangents(rule, [jnp.zeros(shape)])
-    assert y.shape == dx.shape == shape
-    assert jnp.isfinite(dx).all()
+    given = [jnp.zeros(shape) for shape in [(0, 3), (3, 0), (1, 1)]]
+    results = jax.jit(lambda given: [value_and_cotangents(rule, [x]) for x in given])(given)
+    for x, (y, (dx,)) in zip(given, results, strict=True):
+        assert y.shape == dx.shape == x.shape
+        assert jnp.isfinite(dx).all()
 
 
 @pytest.mark.parametrize("name", ELEMENTWISE)
 def test_scalars(name):
     e = ELEMENTWISE[name]
-    assert e.rule(0.5).shape == ()
-    assert_close(e.rule(0.5), e.reference(0.5), terms=TERMS)
+    y = e.rule(0.5)
+    assert y.shape == ()
+    assert_close(y, e.value(0.5), terms=TERMS)
 
 
 @pytest.mark.parametrize("name", ALL)

@@ -172,8 +172,14 @@ TRANSFORMED = {
 }
 
 
-@pytest.mark.parametrize("name", TRANSFORMED)
-@pytest.mark.parametrize("transform", TRANSFORMS)
+# One and three axes go through the same lines as two, so not through everything.
+AGAIN = {"1d": ("plain", "vmap", "second order", "sums"), "3d": ("plain", "second order", "sums")}
+
+
+@pytest.mark.parametrize(
+    ("transform", "name"),
+    [(transform, name) for name in TRANSFORMED for transform in AGAIN.get(name, TRANSFORMS)],
+)
 def test_transformations(transform, name, rng):
     case, channels = TRANSFORMED[name]
     x, w, b = arrays(rng, case, channels)
@@ -184,7 +190,7 @@ def test_transformations(transform, name, rng):
     TRANSFORMS[transform](_with(case, channels[-1]), plain, (x, w, b), terms=40)
 
 
-@pytest.mark.parametrize("transform", ["plain", "vmap", "second order", "shard_map"])
+@pytest.mark.parametrize("transform", ["plain", "vmap", "shard_map"])
 def test_transformations_without_a_bias(transform, rng):
     case = Case((4, 4), (2, 2), stride=2)
     x, w, _ = arrays(rng, case, CHANNELS["one group"])
