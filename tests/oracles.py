@@ -315,12 +315,11 @@ def max_pool_grad(
     Where several are largest, "first" sends it to the first, "split" an equal part to each, "all"
     the whole to each.
     """
-    dx = np.zeros(input_shape)
+    dx, cells = np.zeros(input_shape), list(places(size))
     for n, *i, c in places(dy.shape):
         largest = [number for number, won in enumerate(winners[(n, *i, c)]) if won]
         for number in largest[:1] if ties == "first" else largest:
-            m = list(places(size))[number]
-            k = place(tuple(i), m, stride, padding, dilation)
+            k = place(tuple(i), cells[number], stride, padding, dilation)
             dx[(n, *k, c)] += dy[(n, *i, c)] / (len(largest) if ties == "split" else 1)
     return dx
 

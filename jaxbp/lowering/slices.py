@@ -7,6 +7,7 @@ Each slice holds, for every window, the value of one cell, so a pooling is an el
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterable, Iterator
 
 import jax
@@ -14,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxbp.arguments import Shape, sum_dtype
+from jaxbp.arguments import Shape, sum_dtype, vary_alike
 from jaxbp.window import Window
 
 Cell = tuple[jax.Array, jax.Array]  # a value for each window, and the number of its cell
@@ -136,6 +137,35 @@ def unslice(shares: Iterable[jax.Array], input_shape: Shape, window: Window) -> 
         return lax.pad(share, jnp.zeros((), share.dtype), [*config, (0, 0, 0)])
 
     return add(put(share, o) for share, o in zip(shares, window.offsets(), strict=True))
+
+
+def gather(x: jax.Array, window: Window, value: float) -> jax.Array:
+    """[|K|, N, *S_out, C]: all the slices at once, of x padded with the value, by one gather.
+
+    For windows of so many cells that a slice for each would make a long program.
+    """
+    n, *spatial, c = x.shape
+    places = _places(window, tuple(spatial))
+    flat = x.reshape(n, math.prod(spatial), c)
+    return jnp.moveaxis(jnp.take(flat, places, axis=1, mode="fill", fill_value=value), 1, 0)
+
+
+def ungather(shares: jax.Array, input_shape: Shape, window: Window) -> jax.Array:
+    """dx[N, *S, C]: the sum of the shares [|K|, N, *S_out, C], each put in its place."""
+    n, *spatial, c = input_shape
+    places = _places(window, tuple(spatial))
+    (dx,) = vary_alike(jnp.zeros((n, math.prod(spatial), c), shares.dtype), shares)[:1]
+    return dx.at[:, places].add(jnp.moveaxis(shares, 0, 1), mode="drop").reshape(input_shape)
+
+
+def _places(window: Window, spatial: Shape) -> np.ndarray:
+    """int[|K|, *S_out]: the cell's place in the flat input; |S|, which is none, in the padding."""
+    inside = cells_inside(window, spatial)
+    offsets = np.array(list(window.offsets())).T - np.array(window.low)[:, None]
+    starts = np.indices(inside.shape[1:]) * np.reshape(window.stride, (-1, *(1,) * len(spatial)))
+    at = starts[:, None] + offsets.reshape(*offsets.shape, *(1,) * len(spatial))
+    flat = np.ravel_multi_index(tuple(at), spatial, mode="clip") if inside.any() else inside
+    return np.where(inside, flat, math.prod(spatial)).astype(np.int32)
 
 
 def add(terms: Iterable[jax.Array]) -> jax.Array:

@@ -23,7 +23,8 @@ from jaxbp.arguments import (
     shape_tuple,
     sum_dtype,
 )
-from jaxbp.lowering.slices import add, cells_inside, pad, slices, unslice
+from jaxbp.lowering.slices import add, cells_inside, gather, pad, slices, ungather, unslice
+from jaxbp.lowering.table import UNROLLED
 from jaxbp.window import Window, make_window
 
 _INPUT = "[N, *S, C] with one to three spatial axes,"
@@ -140,7 +141,10 @@ def max_pool_grad(
     if not jnp.issubdtype(winner.dtype, jnp.integer):
         raise reject(name, "winner", "an integer array", describe(winner), TypeError)
     shape(name, "winner", winner, output_shape, "dy's")
-    return lowering.max_pool_grad(dy, jnp.asarray(winner), input_shape, made)
+    winner = jnp.asarray(winner)
+    if jnp.iinfo(winner.dtype).max < made.cells - 1:  # or the numbers of later cells would wrap
+        winner = winner.astype(np.int32)
+    return lowering.max_pool_grad(dy, winner, input_shape, made)
 
 
 def avg_pool_fwd(
@@ -224,9 +228,12 @@ def _max_pool(x: jax.Array, input_shape: Shape, window: Window, ties: str) -> ja
 def _tied_max(x: jax.Array, window: Window, ties: str) -> tuple[jax.Array, jax.Array]:
     """y[N, *S_out, C] and the winners, bool[N, *S_out, C, |K|]: every cell that is the largest."""
     y, _ = lowering.max_pool(x, window)
-    inside = cells_inside(window, x.shape[1:-1])
+    inside = cells_inside(window, x.shape[1:-1])[..., None]
+    if window.cells > UNROLLED:
+        cells = gather(x, window, -np.inf)
+        return y, jnp.moveaxis(((cells == y) | jnp.isnan(cells)) & inside[:, None], 0, -1)
     winners = [
-        ((cell == y) | jnp.isnan(cell)) & inside[m][..., None]
+        ((cell == y) | jnp.isnan(cell)) & inside[m]
         for m, cell in enumerate(slices(pad(x, window, -np.inf), window, x.shape))
     ]
     return y, jnp.stack(winners, axis=-1)
@@ -239,9 +246,13 @@ def _tied_max_jvp(window: Window, ties: str, primals: Any, tangents: Any) -> Any
     (x,), (dx,) = primals, tangents
     y, winners = _tied_max(x, window, ties)
     shares = _shares(winners, ties, dx.dtype)
-    cells = slices(pad(dx, window, 0), window, x.shape)
-    dy = add(jnp.where(winners[..., m], cell, 0) for m, cell in enumerate(cells)) * shares
-    return (y, winners), (dy.astype(y.dtype), np.zeros(winners.shape, jax.dtypes.float0))
+    if window.cells > UNROLLED:
+        cells = gather(dx, window, 0)
+        dy = jnp.sum(jnp.where(jnp.moveaxis(winners, -1, 0), cells, 0), axis=0)
+    else:
+        cells = slices(pad(dx, window, 0), window, x.shape)
+        dy = add(jnp.where(winners[..., m], cell, 0) for m, cell in enumerate(cells))
+    return (y, winners), ((dy * shares).astype(y.dtype), np.zeros(winners.shape, jax.dtypes.float0))
 
 
 def _tied_max_grad(
@@ -250,6 +261,9 @@ def _tied_max_grad(
     wide = dy.astype(sum_dtype(dy.dtype))
     share = wide * _shares(winners, ties, wide.dtype)
     zero = jnp.zeros((), wide.dtype)
+    if window.cells > UNROLLED:
+        shares = jnp.where(jnp.moveaxis(winners, -1, 0), share, zero)
+        return ungather(shares, input_shape, window).astype(dy.dtype)
     shares = (jnp.where(winners[..., m], share, zero) for m in range(window.cells))
     return unslice(shares, input_shape, window).astype(dy.dtype)
 

@@ -393,6 +393,51 @@ def test_more_cells_than_a_byte_counts(rng):
     np.testing.assert_array_equal(dx, x)
 
 
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8])
+def test_a_winner_of_fewer_bits_than_the_window_has_cells(dtype):
+    """(4.4): the numbers of later cells do not wrap, so that cell 259 is not cell 3."""
+    dy, winner = jnp.ones((1, 1, 1, 1)), np.full((1, 1, 1, 1), 3, dtype)
+    for window in ((17, 16), (200, 400)):
+        dx = jaxbp.max_pool_grad(dy, winner, (1, *window, 1), window)
+        np.testing.assert_array_equal(np.flatnonzero(dx), [3])
+
+
+@pytest.mark.parametrize("ties", ["split", "all"])
+def test_a_tie_in_a_window_of_many_cells(ties, rng):
+    """(4.4) for 40×40 cells, some in the padding: right, and no slice for each of them."""
+    case = Case((43, 41), (40, 40), stride=2, padding=((1, 0), (0, 2)))
+    x = few(rng, (1, *case.spatial, 1))
+    geometry = literal(case, dilated=True)
+
+    def rule(x):
+        return jaxbp.max_pool(x, case.size, ties=ties, **max_options(case))
+
+    y, winners = oracles.max_pool(np.asarray(x), case.size, **geometry)
+    dy = small_integers(rng, y.shape)
+    ours, dx = value_and_cotangent(rule, x, dy)
+    np.testing.assert_array_equal(ours, y)
+    expected = oracles.max_pool_grad(
+        np.asarray(dy), winners, x.shape, case.size, ties=ties, **geometry
+    )
+    assert_close(dx, expected, terms=y.size, magnitude=np.abs(dy).sum())
+    # At second order: y is J x, so the Hessian of Σ ½ y² is Jᵀ J.
+    rows = [
+        oracles.max_pool_grad(
+            row.reshape(y.shape), winners, x.shape, case.size, ties=ties, **geometry
+        )
+        for row in np.eye(y.size)
+    ]
+    v = small_integers(rng, x.shape)
+    along = np.array([np.sum(row * v) for row in rows])
+    gradient = jax.grad(lambda x: jnp.sum(rule(x) ** 2) / 2)
+    ours = jax.jit(lambda x, v: jax.jvp(gradient, (x,), (v,))[1])(x, v)
+    expected = sum(a * row for a, row in zip(along, rows, strict=True))
+    size = sum(np.abs(row) * np.sum(np.abs(row * v)) for row in rows)
+    assert_close(ours, expected, terms=x.size, magnitude=size)
+    text = str(jax.make_jaxpr(lambda x, dy: value_and_cotangents(rule, (x,), dy))(x, dy))
+    assert len(text.splitlines()) < 40 * 40
+
+
 @pytest.mark.parametrize("name", ["2d same stride", "1d dilation", "2d crop"])
 @pytest.mark.parametrize("ties", TIES)
 def test_every_dtype_keeps_its_own(name, ties):
