@@ -17,8 +17,6 @@ __all__ = [
     "conv",
     "conv_input_grad",
     "conv_kernel_grad",
-    "conv_max_pool",
-    "conv_max_pool_grads",
     "max_pool",
     "max_pool_grad",
     "sum_pool",
@@ -43,26 +41,6 @@ def conv_input_grad(
 ) -> jax.Array:
     """dx[N, *S, C] of dy[N, *S_out, O] and w[*K, C // groups, O], the sum (3.7)."""
     return run("conv_input_grad", (input_shape, window, groups), dy, w)
-
-
-def conv_max_pool(
-    x: jax.Array, w: jax.Array, window: Window, pool: Window, groups: int
-) -> tuple[jax.Array, jax.Array]:
-    """The largest of each window of the convolution, and the winner: (3.5) and (4.3)."""
-    return run("conv_max_pool", (window, pool, groups), x, w)
-
-
-def conv_max_pool_grads(
-    x: jax.Array,
-    w: jax.Array,
-    dy: jax.Array,
-    winner: jax.Array,
-    window: Window,
-    pool: Window,
-    groups: int,
-) -> tuple[jax.Array, jax.Array]:
-    """dx and dw of the largest's cotangent: (4.4), then (3.7) and (3.6)."""
-    return run("conv_max_pool_grads", (window, pool, groups), x, w, dy, winner)
 
 
 def max_pool(x: jax.Array, window: Window) -> tuple[jax.Array, jax.Array]:

@@ -30,11 +30,6 @@ def always(*case: Any) -> bool:
     return True
 
 
-def never(*case: Any) -> bool:
-    """No case: only by name."""
-    return False
-
-
 # Part of the key of jit's cache, so that a function is traced anew under another strategy.
 _forced = jax.make_user_context(None)
 
@@ -90,9 +85,3 @@ def run(operation: str, static: tuple[Any, ...], *operands: jax.Array) -> Any:
     if forced or row is plain or operation in ON_ALL_PLATFORMS:
         return by(row)(*operands)
     return lax.platform_dependent(*operands, cpu=by(row), default=by(plain))
-
-
-def on_cpu(operation: str, *case: Any) -> Any:
-    """Return the operation's result, for a strategy that is made of others and runs on a CPU."""
-    row, _ = choose(operation, *case)
-    return row.run(*case)

@@ -1,9 +1,11 @@
-"""The kernel's gradient as one matrix product with columns, a few examples at a time.
+"""Convolution and its adjoints as one matrix product with columns.
 
-A column matrix holds, for each cell of the kernel and each channel, that cell's value in every
-window: dw[|K|·C, O] = columns[|K|·C, windows] dy[windows, O]. The long axis lies last, as a matrix
-product reads it fastest, and only as many examples are laid out at once as the cache holds; fresh
-memory for all of them would cost more than the product.
+A column matrix holds, for each window, the value of each cell of the kernel and each channel:
+y[windows, O] = columns[windows, |K|·C] w[|K|·C, O]. Backward, the product with wᵀ gives each cell's
+share of dx, and the product with dy gives dw. The matrix is |K| times as large as the input, so
+forward and dx pay where windows are few. For dw a few examples are laid out at a time, as many as
+the cache holds (fresh memory for all of them would cost more than the product), and the windows lie
+last, as a matrix product reads its long axis fastest.
 """
 
 from __future__ import annotations
@@ -13,30 +15,63 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxbp.arguments import sum_dtype
+from jaxbp.arguments import Shape, sum_dtype
 from jaxbp.lowering.pieces import sum_pieces
-from jaxbp.lowering.slices import pad, slices
+from jaxbp.lowering.slices import pad, slices, unslice
 from jaxbp.window import Window
 
-# Bytes of columns to lay out at a time: the share of the last cache that is worth it.
-PIECE = 2 << 20
+# Bytes of columns and dy to hold at a time: the share of the last cache that is worth it.
+PIECE = 4 << 20
+
+
+def can(x: jax.Array, w: jax.Array, window: Window, groups: int) -> bool:
+    """One group, and something to sum."""
+    return groups == 1 and 0 not in (*x.shape, *w.shape, *window.output(x.shape[1:-1]))
 
 
 def can_kernel_grad(x: jax.Array, dy: jax.Array, window: Window, groups: int) -> bool:
-    """One group, and something to sum."""
-    return groups == 1 and 0 not in (*x.shape, *dy.shape)
+    """As forward."""
+    return can(x, dy, window, groups)
+
+
+def can_input_grad(
+    dy: jax.Array, w: jax.Array, input_shape: Shape, window: Window, groups: int
+) -> bool:
+    """As forward."""
+    return groups == 1 and 0 not in (*dy.shape, *w.shape, *input_shape)
+
+
+def conv(x: jax.Array, w: jax.Array, window: Window, groups: int) -> jax.Array:
+    """y[N, *S_out, O] of x[N, *S, C] and w[*K, C, O], the sum (3.5)."""
+    wide = sum_dtype(x.dtype)
+    cells = slices(pad(x.astype(wide), window, 0), window, x.shape)
+    columns = jnp.concatenate(list(cells), axis=-1)
+    return (columns @ w.astype(wide).reshape(-1, w.shape[-1])).astype(x.dtype)
+
+
+def conv_input_grad(
+    dy: jax.Array, w: jax.Array, input_shape: Shape, window: Window, groups: int
+) -> jax.Array:
+    """dx[N, *S, C] of dy[N, *S_out, O] and w[*K, C, O], the sum (3.7)."""
+    wide = sum_dtype(dy.dtype)
+    c, o = w.shape[-2:]
+    kernel = w.astype(wide).reshape(-1, o)
+    shares = lax.dot_general(dy.astype(wide), kernel, (((dy.ndim - 1,), (1,)), ((), ())))
+    shares = shares.reshape(*dy.shape[:-1], window.cells, c)
+    cells = (shares[..., m, :] for m in range(window.cells))
+    return unslice(cells, input_shape, window).astype(dy.dtype)
 
 
 def conv_kernel_grad(x: jax.Array, dy: jax.Array, window: Window, groups: int) -> jax.Array:
     """dw[*K, C, O] of x[N, *S, C] and dy[N, *S_out, O], the sum (3.6)."""
     wide = sum_dtype(x.dtype)
     c, o = x.shape[-1], dy.shape[-1]
-    columns_of_one = window.cells * c * dy[0, ..., 0].size * np.dtype(wide).itemsize
+    example = (window.cells * c + o) * dy[0, ..., 0].size * np.dtype(wide).itemsize
 
     def piece(x: jax.Array, dy: jax.Array) -> jax.Array:
         return _columns(x.astype(wide), window) @ dy.astype(wide).reshape(-1, o)
 
-    dw: jax.Array = sum_pieces(piece, max(1, PIECE // columns_of_one), x, dy)
+    dw: jax.Array = sum_pieces(piece, max(1, PIECE // example), x, dy)
     return dw.reshape(*window.size, c, o).astype(x.dtype)
 
 

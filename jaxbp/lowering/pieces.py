@@ -18,33 +18,45 @@ from jaxbp.arguments import vary_alike
 def each_piece(run: Callable[..., Any], examples: int, *batches: jax.Array) -> Any:
     """run(*batches), so many examples at a time: arrays [N, …] in, a tree of arrays [N, …] out."""
     n = batches[0].shape[0]
-    pieces, rest = divmod(n, min(n, examples))
-    whole = n - rest
+    size = _even(n, examples)
+    pieces, rest = divmod(n, size)
     if pieces == 1 and not rest:
         return run(*batches)
-    stacked = [a[:whole].reshape(pieces, -1, *a.shape[1:]) for a in batches]
-    out = lax.map(lambda piece: run(*piece), stacked)
-    out = jax.tree.map(lambda a: a.reshape(whole, *a.shape[2:]), out)
+    out = lax.map(lambda i: run(*_piece(batches, i, size)), jnp.arange(pieces))
+    out = jax.tree.map(lambda a: a.reshape(pieces * size, *a.shape[2:]), out)
     if not rest:
         return out
-    tail = run(*(a[whole:] for a in batches))
-    return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), out, tail)
+    return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), out, run(*_rest(batches, rest)))
 
 
 def sum_pieces(run: Callable[..., Any], examples: int, *batches: jax.Array) -> Any:
     """run(*batches), so many examples at a time, where run sums over examples."""
     n = batches[0].shape[0]
-    pieces, rest = divmod(n, min(n, examples))
-    whole = n - rest
+    size = _even(n, examples)
+    pieces, rest = divmod(n, size)
     if pieces == 1 and not rest:
         return run(*batches)
 
-    def step(total: Any, piece: Any) -> tuple[Any, None]:
-        return jax.tree.map(jnp.add, total, run(*piece)), None
+    def step(total: Any, i: jax.Array) -> tuple[Any, None]:
+        return jax.tree.map(jnp.add, total, run(*_piece(batches, i, size))), None
 
-    tail = [a[whole:] for a in batches] if rest else None
-    stacked = [a[:whole].reshape(pieces, -1, *a.shape[1:]) for a in batches]
-    shapes = jax.eval_shape(run, *(a[0] for a in stacked))
+    shapes = jax.eval_shape(run, *(a[:size] for a in batches))
     zeros = jax.tree.map(lambda s: vary_alike(jnp.zeros(s.shape, s.dtype), *batches)[0], shapes)
-    start = zeros if tail is None else run(*tail)
-    return lax.scan(step, start, tuple(stacked))[0]
+    start = run(*_rest(batches, rest)) if rest else zeros
+    return lax.scan(step, start, jnp.arange(pieces))[0]
+
+
+def _piece(batches: tuple[jax.Array, ...], i: jax.Array, size: int) -> list[jax.Array]:
+    # Cut in the loop: as the loop's own inputs [pieces, size, …] the batches would be computed a
+    # second time in that shape, beside the one that others read.
+    return [lax.dynamic_slice_in_dim(a, i * size, size) for a in batches]
+
+
+def _rest(batches: tuple[jax.Array, ...], rest: int) -> list[jax.Array]:
+    return [a[-rest:] for a in batches]
+
+
+def _even(n: int, examples: int) -> int:
+    """So many examples of n or fewer, down to half: without a rest, which would be copied out."""
+    most = min(n, examples)
+    return next((k for k in range(most, most // 2, -1) if n % k == 0), most)

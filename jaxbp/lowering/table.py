@@ -18,8 +18,8 @@ import jax.numpy as jnp
 from jaxbp.arguments import Shape
 from jaxbp.lowering import (
     axes,
-    blocks,
     columns,
+    lanes,
     phases,
     pointwise,
     scatter,
@@ -29,7 +29,7 @@ from jaxbp.lowering import (
     winograd,
     xla,
 )
-from jaxbp.lowering.choice import ON_ALL_PLATFORMS, TABLE, Row, always, never
+from jaxbp.lowering.choice import ON_ALL_PLATFORMS, TABLE, Row, always
 from jaxbp.window import Window
 
 # A window of more cells is not written out cell by cell: the program would grow with it.
@@ -38,6 +38,51 @@ UNROLLED = 64
 
 def _is_float32(*arrays: jax.Array) -> bool:
     return all(a.dtype == jnp.float32 for a in arrays)
+
+
+# Examples that fill the vector lanes, and terms of a sum that registers hold.
+LANES, TERMS = 64, 32
+
+
+def _lanes_win(x: jax.Array, w: jax.Array, window: Window, groups: int) -> bool:
+    return _is_float32(x, w) and x.shape[0] >= LANES and window.cells * x.shape[-1] <= TERMS and w.shape[-1] <= 16
+
+
+def _lanes_win_kernel_grad(x: jax.Array, dy: jax.Array, window: Window, groups: int) -> bool:
+    return _lanes_win(x, dy, window, groups) and x.shape[-1] == 1
+
+
+def _lanes_win_input_grad(
+    dy: jax.Array, w: jax.Array, input_shape: Shape, window: Window, groups: int
+) -> bool:
+    return (
+        _is_float32(dy, w)
+        and dy.shape[0] >= LANES
+        and w.shape[-2] <= 8
+        and w.shape[-1] <= 16
+        and 2 <= window.cells <= UNROLLED
+    )
+
+
+def _few_windows(x: jax.Array, w: jax.Array, window: Window, groups: int) -> bool:
+    windows = x.shape[0] * _size(window.output(x.shape[1:-1]))
+    return (
+        _is_float32(x, w)
+        and windows <= 1024
+        and min(w.shape[-2:]) >= 32
+        and window.cells <= UNROLLED
+    )
+
+
+def _few_windows_back(
+    dy: jax.Array, w: jax.Array, input_shape: Shape, window: Window, groups: int
+) -> bool:
+    return (
+        _is_float32(dy, w)
+        and dy.size // dy.shape[-1] <= 2048
+        and min(w.shape[-2:]) >= 32
+        and window.cells <= UNROLLED
+    )
 
 
 def _winograd_wins(x: jax.Array, w: jax.Array, window: Window, groups: int) -> bool:
@@ -58,7 +103,8 @@ def _winograd_wins_kernel_grad(x: jax.Array, dy: jax.Array, window: Window, grou
 def _filtering_pays(x: Shape, like_output: Shape, window: Window) -> bool:
     c, o = x[-1], like_output[-1]
     multiplications = x[0] * _size(window.output(x[1:-1])) * window.cells * c * o
-    return min(c, o) >= 64 and multiplications >= 1 << 28
+    places = x[0] * _size(x[1:-1])
+    return min(c, o) >= 64 and places >= 512 and multiplications >= 1 << 26
 
 
 def _columns_win(x: jax.Array, dy: jax.Array, window: Window, groups: int) -> bool:
@@ -106,7 +152,9 @@ TABLE.update(
     {
         "conv": (
             Row("pointwise", pointwise.conv, pointwise.can, always),
+            Row("lanes", lanes.conv, lanes.can, _lanes_win),
             Row("winograd", winograd.conv, winograd.can, _winograd_wins),
+            Row("columns", columns.conv, columns.can, _few_windows),
             Row("xla", xla.conv, always, always),
         ),
         "conv_kernel_grad": (
@@ -122,25 +170,16 @@ TABLE.update(
         ),
         "conv_input_grad": (
             Row("pointwise", pointwise.conv_input_grad, pointwise.can_input_grad, always),
-            Row("phases", phases.conv_input_grad, phases.can, _phases_win),
+            Row("lanes", lanes.conv_input_grad, lanes.can_input_grad, _lanes_win_input_grad),
             Row(
                 "winograd",
                 winograd.conv_input_grad,
                 winograd.can_input_grad,
                 _winograd_wins_input_grad,
             ),
+            Row("columns", columns.conv_input_grad, columns.can_input_grad, _few_windows_back),
+            Row("phases", phases.conv_input_grad, phases.can, _phases_win),
             Row("xla", xla.conv_input_grad, always, always),
-        ),
-        "conv_max_pool": (
-            # By name only, both: each is quick alone, and steps of lenet and cnn were slower with
-            # them; which of the two is to blame, and when, is still to be measured.
-            Row("lanes", blocks.lanes, blocks.can_lanes, never),
-            Row("pieces", blocks.pieces, blocks.can_pieces, never),
-            Row("xla", blocks.whole, always, always),
-        ),
-        "conv_max_pool_grads": (
-            Row("pieces", blocks.pieces_grads, blocks.can_pieces_grads, never),
-            Row("xla", blocks.whole_grads, always, always),
         ),
         "max_pool": (
             Row("axes", axes.max_pool, always, _many_cells),

@@ -30,7 +30,7 @@ def _pooled(
     x: jax.Array, w: jax.Array, b: jax.Array | None, window: Window, pool: Window, groups: int
 ) -> tuple[jax.Array, jax.Array]:
     """The block's output, and each pooling window's winner."""
-    largest, winner = lowering.conv_max_pool(x, w, window, pool, groups)
+    largest, winner = lowering.max_pool(lowering.conv(x, w, window, groups), pool)
     z = largest if b is None else largest + b
     return jnp.where(z <= 0, 0, z), winner
 
@@ -60,8 +60,10 @@ def conv_relu_max_pool_bwd(
     x, w, b, winner, y = residuals
     dlargest = relu_grad(y, dy)
     db = None if b is None else conv_bias_grad(dlargest)
-    dx, dw = lowering.conv_max_pool_grads(x, w, dlargest, winner, window, pool, groups)
-    return dx, dw, db
+    z_shape = (x.shape[0], *window.output(x.shape[1:-1]), w.shape[-1])
+    dz = lowering.max_pool_grad(dlargest, winner, z_shape, pool)
+    dx = lowering.conv_input_grad(dz, w, x.shape, window, groups)
+    return dx, lowering.conv_kernel_grad(x, dz, window, groups), db
 
 
 _conv_relu_max_pool_rule = jax.custom_vjp(_conv_relu_max_pool, nondiff_argnums=(3, 4, 5))
