@@ -7,7 +7,13 @@ exact goes before one that is not, and a simple one before an involved one.
 
 from collections.abc import Callable, Iterable
 
-from jaxbp.verify import mistakes, term_mistakes
+from jaxbp.verify import (
+    forward_mistakes,
+    jacobian_mistakes,
+    mistakes,
+    term_mistakes,
+    value_mistakes,
+)
 from jaxbp.verify.evidence import Diagnosis, Evidence
 
 BELIEVED = 0.95
@@ -32,19 +38,32 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
     mistakes.cotangent_rearranged,
     mistakes.one_of_several,
     mistakes.misplaced,
+    mistakes.lost_outputs,
     mistakes.few_entries,
     term_mistakes.some_uses,
     mistakes.passed_on,
     mistakes.mean_over_axes,
     mistakes.displaced,
     term_mistakes.operand_of_product,
-    mistakes.border_elements,
     mistakes.adjoint_forgotten,
+    mistakes.border_elements,
     mistakes.dropped_contributions,
     mistakes.operand_rearranged,
     term_mistakes.two_terms,
+    term_mistakes.result_of_product,
+    jacobian_mistakes.outputs_exchanged,
+    value_mistakes.value_displaced,
+    value_mistakes.taken_elsewhere,
+    term_mistakes.two_factors,
     mistakes.one_region,
+    jacobian_mistakes.mask_forgotten,
+    value_mistakes.another_value,
+    jacobian_mistakes.centred,
+    jacobian_mistakes.contributions_moved,
+    jacobian_mistakes.redistributed,
     mistakes.factor,
+    forward_mistakes.step_left_out,
+    jacobian_mistakes.through_a_sum,
 )
 """Simple ones first."""
 

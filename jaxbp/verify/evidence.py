@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxbp.verify.forward import Shortened
 from jaxbp.verify.subject import Leaf, Vector, unpack
 from jaxbp.verify.terms import Parts
 
@@ -38,6 +39,8 @@ class Evidence:
     """The reference's derivative taken apart, where that works."""
     given: Vector | None = None
     """The arguments that the rule was first called with."""
+    shortened: Callable[[], Shortened | None] = lambda: None
+    """The reference without any one of its steps, where that works."""
     kept: dict[Any, Any] = dataclasses.field(default_factory=dict)
     """What several hypotheses ask for, computed once."""
 
@@ -106,6 +109,7 @@ def gather(
     reference: Vjp,
     parts: Callable[[], Parts | None] = lambda: None,
     given: Vector | None = None,
+    shortened: Callable[[], Shortened | None] = lambda: None,
 ) -> Evidence | None:
     """The evidence in (x, c, got, expected, tolerance) for one leaf; None if none is finite."""
     if not questions:
@@ -130,4 +134,5 @@ def gather(
         reference,
         parts,
         given,
+        shortened,
     )

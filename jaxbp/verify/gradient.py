@@ -253,6 +253,7 @@ def explain(
             trial.truth,
             trial.parts,
             trial.subject.x,
+            trial.shortened,
         )
         if gathered is not None:
             return diagnosis.diagnose(gathered)

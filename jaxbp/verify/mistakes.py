@@ -56,6 +56,12 @@ def multiple(e: Evidence) -> Iterator[Diagnosis]:
     if naming.close(factor, -1.0):
         yield Diagnosis("sign", "the cotangent is minus the truth", share)
         return
+    if np.iscomplexobj(e.truth) and np.any(e.truth.imag):
+        share_of_conjugate = e.explained(np.conj(e.truth))
+        if share_of_conjugate >= 0.995:
+            what = "the imaginary part has its sign turned: it is conjugated, or must be"
+            yield Diagnosis("sign", what, share_of_conjugate)
+            return
     if share < 0.995:
         yield from _multiple_of_the_data(e)
         return
@@ -131,20 +137,20 @@ def _multiple_of_the_data(e: Evidence) -> Iterator[Diagnosis]:
 
 def _contributing(e: Evidence) -> int | None:
     """To how many outputs the entries of the leaf contribute, at most; None: it does not show."""
-    jacobians = _jacobians(e)
-    if jacobians is None or len(jacobians[0]) < 2:
+    found = jacobians(e)
+    if found is None or len(found[0]) < 2:
         return None
-    _, _, truth, tolerance = jacobians
+    _, _, truth, tolerance = found
     return int((np.abs(truth) > tolerance).sum(axis=0).max())
 
 
 def rearranged(e: Evidence) -> Iterator[Diagnosis]:
     """The truth with its axes exchanged, mirrored or displaced."""
-    for word, sentence, answer in _rearrangements(e.truth, e.leaf.shape):
+    for word, sentence, answer in rearrangements(e.truth, e.leaf.shape):
         yield Diagnosis(word, f"the cotangent is the truth {sentence}", e.explained(answer))
 
 
-def _rearrangements(v: np.ndarray, shape: tuple[int, ...]) -> Iterator[tuple[str, str, np.ndarray]]:
+def rearrangements(v: np.ndarray, shape: tuple[int, ...]) -> Iterator[tuple[str, str, np.ndarray]]:
     """`v` [S, *shape] rearranged in every way that keeps the shape."""
     axes = [a for a, size in enumerate(shape) if size > 1]
     yield from _exchanged(v, shape)
@@ -271,10 +277,10 @@ def displaced(e: Evidence) -> Iterator[Diagnosis]:
 
 def adjoint_forgotten(e: Evidence) -> Iterator[Diagnosis]:
     """The Jacobian applied where its transpose belongs."""
-    jacobians = _jacobians(e)
-    if jacobians is None or jacobians[2].shape[0] != jacobians[2].shape[1]:
+    found = jacobians(e)
+    if found is None or found[2].shape[0] != found[2].shape[1]:
         return
-    _, got, truth, _ = jacobians
+    _, got, truth, _ = found
     error = float(np.sum((got - truth) ** 2))
     left = float(np.sum((got - truth.T) ** 2))
     if error > 0:
@@ -335,7 +341,7 @@ def operand_rearranged(e: Evidence) -> Iterator[Diagnosis]:
             yield Diagnosis(
                 word,
                 f"the cotangent is right for `{leaf.name}` {sentence}",
-                _explained_early(e, change),
+                explained_early(e, change),
             )
 
 
@@ -355,12 +361,12 @@ def cotangent_rearranged(e: Evidence) -> Iterator[Diagnosis]:
             yield Diagnosis(
                 word,
                 f"the cotangent is right for the incoming cotangent{which} {sentence}",
-                _explained_early(e, turn),
+                explained_early(e, turn),
             )
         start = stop
 
 
-def _explained_early(e: Evidence, change) -> float:  # type: ignore[no-untyped-def]
+def explained_early(e: Evidence, change) -> float:  # type: ignore[no-untyped-def]
     """As `explained` over all questions, but most changes fail the first one already."""
     x, c = e.points[0], e.cotangents[0]
     answer = unpack(e.reference(*change(x, c))[e.leaf.part], e.leaf)
@@ -374,7 +380,7 @@ def _explained_early(e: Evidence, change) -> float:  # type: ignore[no-untyped-d
 def index_maps(shape: tuple[int, ...]) -> Iterator[tuple[str, str, np.ndarray]]:
     """Rearrangements as index arrays; -1 stands for a zero let in."""
     indices = np.arange(math.prod(shape)).reshape(1, *shape) + 1
-    for word, sentence, moved in _rearrangements(indices, shape):
+    for word, sentence, moved in rearrangements(indices, shape):
         yield word, sentence, moved.reshape(-1) - 1
 
 
@@ -481,10 +487,10 @@ def lost_examples(e: Evidence) -> Iterator[Diagnosis]:
 
 def misplaced(e: Evidence) -> Iterator[Diagnosis]:
     """What an output sends back has the right size and goes to another entry."""
-    jacobians = _jacobians(e)
-    if jacobians is None or e.leaf.size < 3:
+    found = jacobians(e)
+    if found is None or e.leaf.size < 3:
         return
-    _, got, truth, tolerance = jacobians
+    _, got, truth, tolerance = found
     error = np.where(np.abs(got - truth) > tolerance, got - truth, 0.0)
     if not error.any() or not got.any():
         return
@@ -501,6 +507,12 @@ def misplaced(e: Evidence) -> Iterator[Diagnosis]:
         off = np.count_nonzero(rows, axis=1)
         moved = (off == 2) & (np.abs(rows.sum(axis=1)) <= 1e-6 * np.abs(rows).max(axis=1))
         gone = np.all((rows == 0) | (rows == -correct), axis=1) & (off == 1)
+        if moved.any():  # it may also have gone over the edge, the same amount as elsewhere
+            amounts = np.abs(rows[moved]).max(axis=1)
+            alone = np.abs(rows).max(axis=1)
+            same = np.abs(alone - amounts[0]) <= 1e-6 * amounts[0]
+            if np.ptp(amounts) <= 1e-6 * amounts[0]:
+                gone |= (off == 1) & same
         if np.all((off == 0) | moved | gone) and 2 * moved.sum() > gone.sum():
             yield Diagnosis(
                 "shifted",
@@ -547,16 +559,19 @@ def _truth_rows(e: Evidence, x: np.ndarray) -> np.ndarray:
 
 def border_elements(e: Evidence) -> Iterator[Diagnosis]:
     """Right wherever neither the entry nor the output is at the border."""
-    jacobians = _jacobians(e)
-    if jacobians is None or len(e.outputs) != 1 or len(e.outputs[0]) != len(e.leaf.shape):
+    found = jacobians(e)
+    if found is None or len(e.outputs) != 1 or len(e.outputs[0]) != len(e.leaf.shape):
         return
-    _, got, truth, tolerance = jacobians
+    _, got, truth, tolerance = found
     wrong = np.abs(got - truth) > tolerance
     axes = [a for a, n in enumerate(e.leaf.shape) if n > 3 and e.outputs[0][a] > 3]
     for chosen in _subsets(axes):
         inner = [_inside(shape, chosen).reshape(-1) for shape in (e.outputs[0], e.leaf.shape)]
         right = np.outer(*inner)
-        if wrong[right].any() or np.count_nonzero(np.abs(truth[right]) > 0) < 3:
+        coupled = np.abs(truth) * right
+        if coupled.shape[0] == coupled.shape[1]:
+            np.fill_diagonal(coupled, 0.0)  # entry by entry, the border would show in the entries
+        if wrong[right].any() or np.count_nonzero(coupled) < 3:
             continue
         where = ", ".join(map(str, chosen))
         yield Diagnosis(
@@ -576,10 +591,10 @@ def _inside(shape: tuple[int, ...], axes: tuple[int, ...]) -> np.ndarray:
 
 def some_contributions(e: Evidence) -> Iterator[Diagnosis]:
     """Some outputs' contributions kept, others dropped."""
-    jacobians = _jacobians(e)
-    if jacobians is None or len(jacobians[0]) < 2:
+    found = jacobians(e)
+    if found is None or len(found[0]) < 2:
         return
-    rows, got, truth, tolerance = jacobians
+    rows, got, truth, tolerance = found
     kept = np.abs(got - truth) <= tolerance
     dropped = np.abs(got) <= tolerance
     there = np.abs(truth) > tolerance
@@ -608,7 +623,11 @@ def some_contributions(e: Evidence) -> Iterator[Diagnosis]:
     few_kept = bool(hit.any() and np.all(2 * held[hit] <= all_of_them[hit]))
     shape = next((s for s in e.outputs if math.prod(s) == len(rows)), None)
     axis_wise = None if shape is None else _by_output_axis(there, kept, shape)
-    one_each = axis_wise is not None and axis_wise[2] > 1 and held[hit].max(initial=0) == 1
+    one_each = (
+        axis_wise is not None
+        and held[hit].max(initial=0) == 1
+        and (axis_wise[2] > 1 or len(set(all_of_them[touched].tolist())) > 1)
+    )
     if few_kept and (axis_wise is None or one_each):
         yield Diagnosis(
             "overwritten",
@@ -618,16 +637,31 @@ def some_contributions(e: Evidence) -> Iterator[Diagnosis]:
         )
         return
     if axis_wise is not None:
-        word, sentence, _ = axis_wise
+        word, sentence, *_ = axis_wise
         yield Diagnosis(word, sentence, 1.0)
+
+
+def lost_outputs(e: Evidence) -> Iterator[Diagnosis]:
+    """What the outputs of some index along an axis send back is missing, all else right."""
+    found = jacobians(e)
+    if found is None or len(e.outputs) != 1 or not entry_by_entry(e):
+        return
+    _, got, truth, tolerance = found
+    kept, there = np.abs(got - truth) <= tolerance, np.abs(truth) > tolerance
+    if not np.all(kept | (np.abs(got) <= tolerance)) or not np.any(there & ~kept):
+        return
+    lost = _by_output_axis(there, ~kept, e.outputs[0])
+    if lost is not None and len(e.outputs[0]) > 1 and lost[3] > 0:
+        sentence = lost[1].replace("only the", "the", 1).replace("are in", "are missing from")
+        yield Diagnosis("missing-term", sentence, 1.0)
 
 
 def dropped_contributions(e: Evidence) -> Iterator[Diagnosis]:
     """Of every entry's contributions some are right and the others not there."""
-    jacobians = _jacobians(e)
-    if jacobians is None or len(jacobians[0]) < 2:
+    found = jacobians(e)
+    if found is None or len(found[0]) < 2:
         return
-    _, got, truth, tolerance = jacobians
+    _, got, truth, tolerance = found
     kept, there = np.abs(got - truth) <= tolerance, np.abs(truth) > tolerance
     dropped = there & ~kept
     if np.all(kept | (np.abs(got) <= tolerance)) and np.any(there & kept):
@@ -641,8 +675,9 @@ def dropped_contributions(e: Evidence) -> Iterator[Diagnosis]:
 
 def _by_output_axis(
     there: np.ndarray, kept: np.ndarray, shape: tuple[int, ...]
-) -> tuple[str, str, int] | None:
-    """Whether the output's index along one axis decides what is kept: word, sentence, how many."""
+) -> tuple[str, str, int, int] | None:
+    """Whether the output's index along one axis decides what is kept: word, sentence, how many,
+    which axis."""
     for axis, size in enumerate(shape):
         if size < 2:
             continue
@@ -657,14 +692,19 @@ def _by_output_axis(
         ends = [i for i in range(size) if i not in places]
         what = f"only the contributions of output index {places} along axis {axis} (of {size})"
         outer = ends in ([0], [size - 1], [0, size - 1]) and size > 2 and axis > 0
-        return ("border" if outer else "one-example"), what + " are in the cotangent", len(places)
+        return (
+            ("border" if outer else "one-example"),
+            what + " are in the cotangent",
+            len(places),
+            axis,
+        )
     return None
 
 
 Jacobians = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 
-def _jacobians(e: Evidence) -> Jacobians | None:
+def jacobians(e: Evidence) -> Jacobians | None:
     """Rows of both Jacobians at one point, and what may count as equal. [m, leaf.size]"""
     if "jacobians" not in e.kept:
         e.kept["jacobians"] = _jacobians_anew(e)
@@ -690,8 +730,15 @@ def _jacobians_anew(e: Evidence) -> Jacobians | None:
         tolerance = np.full(b.shape, 1e-9 * size) + 1e-7 * np.abs(b)
         answers = np.arange(m), a, b, tolerance
         if np.any(np.abs(a - b) > tolerance):
+            e.kept["jacobian point"] = point
             break  # a point at which the mistake shows entry by entry
     return answers
+
+
+def jacobian_point(e: Evidence) -> np.ndarray:
+    """Where `jacobians` were taken."""
+    jacobians(e)
+    return np.asarray(e.kept.get("jacobian point", e.points[0]))
 
 
 def passed_on(e: Evidence) -> Iterator[Diagnosis]:
@@ -737,7 +784,15 @@ def factor(e: Evidence) -> Iterator[Diagnosis]:
     per_entry = _ratio_per_entry(e)
     if per_entry is not None:
         ratio, share = per_entry
-        if _entry_by_entry(e):  # then any wrong derivative is a factor: it must be a known one
+        if entry_by_entry(e):  # then any wrong derivative is a factor: it must be a known one
+            if _factor_of_each_output(e):
+                yield Diagnosis(
+                    "missing-term",
+                    "what each output sends back is the truth times a factor of its own: a factor "
+                    "of the output, or of its example, is missing or wrong",
+                    share,
+                )
+                return
             known = _recognised(e, ratio)
             if known is not None:
                 yield Diagnosis("missing-term", f"each entry lacks the factor {known}", share)
@@ -749,10 +804,10 @@ def factor(e: Evidence) -> Iterator[Diagnosis]:
             share,
         )
         return
-    jacobians = _jacobians(e)
-    if jacobians is None:
+    found = jacobians(e)
+    if found is None:
         return
-    _, got, truth, _ = jacobians
+    _, got, truth, _ = found
     if e.leaf.size == 1:  # then any wrong answer is a factor for each output
         with np.errstate(all="ignore"):
             known = _recognised(e, (got / truth).reshape(-1))
@@ -761,7 +816,7 @@ def factor(e: Evidence) -> Iterator[Diagnosis]:
                 "missing-term", f"each output's contribution lacks the factor {known}", 1.0
             )
         return
-    share = 0.0 if _entry_by_entry(e) else _rows_proportional(got, truth)
+    share = 0.0 if entry_by_entry(e) else _rows_proportional(got, truth)
     if share >= 1 - 1e-6 and len(got) > 1:
         yield Diagnosis(
             "missing-term",
@@ -769,6 +824,16 @@ def factor(e: Evidence) -> Iterator[Diagnosis]:
             "belongs on the incoming cotangent (an activation's derivative, say) is not right",
             share,
         )
+
+
+def _factor_of_each_output(e: Evidence) -> bool:
+    """Whether the many entries that one output sends to are all wrong by one factor."""
+    found = jacobians(e)
+    if found is None or len(found[0]) < 2:
+        return False
+    _, got, truth, _ = found
+    several = np.count_nonzero(truth, axis=1) > 1
+    return bool(several.sum() > 1 and _rows_proportional(got, truth) >= 1 - 1e-6)
 
 
 def divided_by_counts(e: Evidence) -> Iterator[Diagnosis]:
@@ -784,12 +849,12 @@ def divided_by_counts(e: Evidence) -> Iterator[Diagnosis]:
         )
 
 
-def _entry_by_entry(e: Evidence) -> bool:
+def entry_by_entry(e: Evidence) -> bool:
     """Whether each entry of the leaf moves one output only: then any error is a factor."""
-    jacobians = _jacobians(e)
-    if jacobians is None:
+    found = jacobians(e)
+    if found is None:
         return False
-    _, got, truth, tolerance = jacobians
+    _, got, truth, tolerance = found
     there = (np.abs(truth) > tolerance) | (np.abs(got) > tolerance)
     return bool(there.sum(axis=0).max() <= 1)
 
@@ -822,10 +887,10 @@ def _recognised(e: Evidence, ratio: np.ndarray) -> str | None:
 
 def _divided_by_counts(e: Evidence, ratio: np.ndarray) -> bool:
     """Whether each entry's factor is one over the number of outputs that it contributes to."""
-    jacobians = _jacobians(e)
-    if jacobians is None:
+    found = jacobians(e)
+    if found is None:
         return False
-    _, _, truth, tolerance = jacobians
+    _, _, truth, tolerance = found
     counts = (np.abs(truth) > tolerance).sum(axis=0).reshape(ratio.shape)
     used = (counts > 0) & (ratio != 0)
     if not used.any() or counts[used].max() < 2:

@@ -17,6 +17,7 @@ from jaxbp.verify.terms import Gate, Parts
 
 PROMISING = 0.95
 MOST_PAIRED = 24
+MOST_STRAIGHT = 16
 
 Settings = tuple[np.ndarray, dict[int, np.ndarray]]
 
@@ -94,8 +95,8 @@ def some_uses(e: Evidence) -> Iterator[Diagnosis]:
     for uses in by_source.values():
         if not 2 < len(uses) <= 64:
             continue
-        if len(uses) == 3 and len({g.primitive for g in uses}) > 1:
-            continue  # not one loop's turns: two terms are missing
+        if len({g.primitive for g in uses}) > 1:
+            continue  # not one loop's turns: terms are missing
         for kept in uses:
             weights = parts.whole()
             weights[[g.index for g in uses if g is not kept]] = 0.0
@@ -114,6 +115,14 @@ def _steps(e: Evidence, parts: Parts) -> Iterator[Diagnosis]:
     for gate in steps:
         if not 1 < gate.steps <= 64:
             continue
+        for t in (0, gate.steps - 1):
+            weights = parts.whole()
+            weights[gate.index + t] = 0.0
+            yield Diagnosis(
+                "missing-term",
+                f"step {t} of {gate.steps} of the scan is missing from the sum over the steps",
+                _share(e, parts, (weights, {})),
+            )
         for t in (gate.steps - 1, 0):
             for cut in ((), carries):  # with and without what later steps hand back
                 weights = parts.whole()
@@ -148,6 +157,26 @@ def operand_of_product(e: Evidence) -> Iterator[Diagnosis]:
             )
 
 
+def result_of_product(e: Evidence) -> Iterator[Diagnosis]:
+    """What flows back into a product exchanged or mirrored, for one operand's adjoint."""
+    parts = e.parts()
+    if parts is None:
+        return
+    for gate in parts.gates:
+        if gate.kind != "result":
+            continue
+        for word, sentence, index in index_maps(gate.shape):
+            if np.any(index < 0) or word == "shifted":
+                continue
+            weights = parts.whole()
+            weights[gate.index], weights[gate.partner] = 1.0, 0.0
+            yield Diagnosis(
+                word,
+                f"the cotangent of `{gate.primitive}` enters the adjoint of {gate.what} {sentence}",
+                _share(e, parts, (weights, {gate.index: index})),
+            )
+
+
 def two_terms(e: Evidence) -> Iterator[Diagnosis]:
     """Two paths cut at once: a mean and a variance taken for constants, say."""
     parts = e.parts()
@@ -165,6 +194,49 @@ def two_terms(e: Evidence) -> Iterator[Diagnosis]:
             f"{a.what} and {b.what} are missing from the cotangent",
             _share(e, parts, (weights, {})),
         )
+    yield from _two_weighted(e, parts, unlike[:MOST_PAIRED])
+
+
+def _two_weighted(
+    e: Evidence, parts: Parts, paths: list[tuple[Gate, np.ndarray]]
+) -> Iterator[Diagnosis]:
+    """Two paths with a factor each, that must fit exactly: sums for means, one term twice."""
+    if e.leaf.size < 3 or len(e.got) < 2:
+        return
+    error = (e.got[0] - e.truth[0]).reshape(-1)
+    for (a, first), (b, second) in itertools.combinations(paths, 2):
+        lost = np.stack([first.reshape(-1), second.reshape(-1)], axis=1)
+        factors = np.linalg.lstsq(lost, error, rcond=None)[0]
+        if _left(error, lost @ factors) > 1e-9:
+            continue
+        weights = parts.whole()
+        weights[a.index], weights[b.index] = 1.0 + factors
+        share = _share(e, parts, (weights, {}))
+        by_a, by_b = (float(np.round(1 + f, 9)) for f in factors)
+        if share >= 1 - 1e-6:
+            yield Diagnosis(
+                "missing-term",
+                f"two factors are wrong: {a.what} is {naming.spelled(by_a)} times what "
+                f"it must be, and {b.what} {naming.spelled(by_b)} times",
+                share,
+            )
+            return
+
+
+def two_factors(e: Evidence) -> Iterator[Diagnosis]:
+    """Two elementwise derivatives left out at once."""
+    parts = e.parts()
+    if parts is None:
+        return
+    straight = [gate for gate in parts.gates if gate.kind == "straight"]
+    for a, b in itertools.combinations(straight[:MOST_STRAIGHT], 2):
+        if a.partner == b.partner:
+            continue
+        weights = parts.whole()
+        for gate in (a, b):
+            weights[gate.index], weights[gate.partner] = 1.0, 0.0
+        what = f"{a.what} and {b.what} are left out"
+        yield Diagnosis("missing-term", what, _share(e, parts, (weights, {})))
 
 
 def _contributions(e: Evidence, parts: Parts) -> list[tuple[Gate, np.ndarray]]:

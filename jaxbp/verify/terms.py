@@ -71,13 +71,14 @@ class Gate:
     kind: str
     """`path`: 1 is whole, 0 cut. `straight`: 1 leaves an elementwise derivative out.
     `operand`: 1 adds the operand's derivative with the other operand rearranged.
+    `result`: 1 adds the operand's derivative with the incoming cotangent rearranged.
     `step`: the share of one iteration of a scan."""
     primitive: str
     what: str
     partner: int = -1
-    """For `straight` and `operand`: the path to cut at the same time."""
+    """For `straight`, `operand` and `result`: the path to cut at the same time."""
     shape: tuple[int, ...] = ()
-    """For `operand`: the shape of the operand whose place can be changed."""
+    """For `operand` and `result`: the shape of what can be rearranged."""
     source: int = -1
     """Which variable flows in: paths with the same source are uses of one value."""
     steps: int = 0
@@ -315,8 +316,31 @@ class _Run:
                 flat = jnp.concatenate([turned.reshape(-1), jnp.zeros((1,), turned.dtype)])
                 turned = flat[order].reshape(turned.shape)
             pair = [raw[i], turned] if i == 0 else [turned, raw[i]]
-            y = _join(y, primal.bind(eqn, eqn.params, pair)[0], self.weight(gate))
+            changed = primal.bind(eqn, eqn.params, pair)[0]
+            y = _join(y, changed, self.weight(gate))
+            y = self._turned_result(eqn, i, y, changed, cut, here)
         return y
+
+    def _turned_result(
+        self, eqn: Any, i: int, y: Any, changed: Any, cut: Gate, here: tuple[Any, ...]
+    ) -> Any:
+        """The adjoint of operand `i` from a rearranged cotangent."""
+        if y.ndim < 2 or y.size > 50_000:
+            return y
+        gate = self.owner.gate(
+            (here, i, "result"),
+            kind="result",
+            primitive=eqn.primitive.name,
+            what=f"operand {i}",
+            partner=cut.index,
+            shape=tuple(y.shape),
+        )
+        if gate is None:
+            return y
+        order = None if self.orders is None else self.orders.get(gate.index)
+        if order is not None:
+            changed = changed.reshape(-1)[order].reshape(y.shape)
+        return _join(y, changed, self.weight(gate))
 
     def _scan(
         self, eqn: Any, operands: list[Any], flows: list[bool], here: tuple[Any, ...]
@@ -407,7 +431,7 @@ class Parts:
         self._orders = {
             g.index: np.arange(int(np.prod(g.shape, dtype=int)))
             for g in self.gates
-            if g.kind == "operand"
+            if g.kind in ("operand", "result")
         }
         self._run = jax.jit(self._vjp, compiler_options=QUICK)
         self._names: list[str] = []

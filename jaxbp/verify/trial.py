@@ -13,6 +13,7 @@ import numpy as np
 
 from jaxbp.verify import comparison, data, primal
 from jaxbp.verify.finite_differences import FiniteDifferences
+from jaxbp.verify.forward import Shortened
 from jaxbp.verify.subject import (
     LeafFunction,
     Pullback,
@@ -132,6 +133,23 @@ class Trial:
 
         return self.remember("parts", make)
 
+    def shortened(self) -> Shortened | None:
+        """The plain function without any one of its steps; None where its program cannot be run."""
+
+        def make() -> Shortened | None:
+            fn, pullback = (
+                (self.plain_fn, self.plain) if self.has_rule else (self.truth_fn, self.truth)
+            )
+            x, c = self.subject.x, np.ones(self.output_size)
+            try:
+                shortened = Shortened(self.subject, fn, pullback)
+                whole, truth = shortened.answer(x, c, -1), pullback(x, c)
+            except Exception:  # a primitive that cannot be bound anew: then without this
+                return None
+            return shortened if np.allclose(whole, truth, 1e-6, equal_nan=True) else None
+
+        return self.remember("shortened", make)
+
     def as_given(self, fn: LeafFunction) -> Pullback:
         """`fn` on the leaves as they were given."""
         return Pullback(self.subject, fn)
@@ -176,10 +194,15 @@ class Trial:
         A saturated sigmoid's y(1 - y), say, is off by a rounding unit of y.
         """
         y = self.plain.value(x)
-        with np.errstate(invalid="ignore"):
-            size = float(np.nan_to_num(np.abs(c * y), posinf=0.0).max(initial=0.0))
         floor = np.zeros(x.shape)
         for leaf in self.subject.leaves:
+            moved = x.copy()
+            moved[leaf.part] = 0.0
+            # Of an output that is a sum, only what this leaf contributes is rounded for it.
+            with np.errstate(invalid="ignore", over="ignore"):
+                whole = np.nan_to_num(np.abs(c * y), posinf=0.0)
+                own = np.abs(c * (y - self.plain.value(moved)))
+                size = float(np.where(own < whole, own, whole).max(initial=0.0))
             reach = float(np.abs(x[leaf.part]).max(initial=0.0)) or 1.0
             floor[leaf.part] = 4 * self.eps * size / min(reach, 1.0)
         return floor

@@ -456,7 +456,7 @@ cases.wrong(
 cases.wrong(
     "quadratic-form-symmetric",
     "x",
-    ("transposed", "unknown"),
+    ("transposed", "missing-term"),
     "dx = 2 a x holds for a symmetric matrix only",
     edit={0: lambda d, res, dy: dy * 2 * (res[1] @ res[0])},
 )
