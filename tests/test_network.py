@@ -93,6 +93,17 @@ LAYERS = {
 }
 
 
+@pytest.mark.parametrize(
+    ("ties", "expected"), [("first", [6, 0, 0]), ("split", [3, 0, 3]), ("all", [6, 0, 6])]
+)
+def test_a_pooling_layer_keeps_its_tie_rule(ties, expected):
+    """(4.4) in the layer's own forward and backward."""
+    layer = layers.max_pool(3, ties=ties)
+    _, residuals = layer.forward({}, jnp.array([2.0, 1.0, 2.0]).reshape(1, 3, 1))
+    _, dx = layer.backward(residuals, jnp.full((1, 1, 1), 6.0))
+    np.testing.assert_array_equal(dx.reshape(-1), expected)
+
+
 def test_every_layer_is_tested():
     made = {
         name

@@ -289,18 +289,19 @@ def check_sums(rule: Function, plain: Function, args: Arguments, *, terms: int) 
     for dtype in ("bfloat16", "float16"):
         half = [jnp.asarray(a, dtype if i in floating else None) for i, a in enumerate(args)]
         traced = jax.make_jaxpr(lambda *args: value_and_cotangents(rule, args))(*half)
-        for equation in _equations(traced.jaxpr):
+        for equation in equations(traced.jaxpr):
             if equation.primitive.name in SUMS:
                 assert equation.outvars[0].aval.dtype != dtype, f"in {dtype}: {equation}"
 
 
-def _equations(jaxpr: Any) -> Iterator[Any]:
+def equations(jaxpr: Any) -> Iterator[Any]:
+    """Every equation of the program, those of programs within it too."""
     for equation in jaxpr.eqns:
         yield equation
         for value in jax.tree.leaves(equation.params, is_leaf=lambda v: hasattr(v, "eqns")):
             inner = getattr(value, "jaxpr", value)
             if hasattr(inner, "eqns"):
-                yield from _equations(inner)
+                yield from equations(inner)
 
 
 def _jitted(fn: Function, args: Arguments, dy: Any = None) -> Any:

@@ -5,14 +5,24 @@ import subprocess
 import sys
 from pathlib import Path
 
+import command
 import pytest
+
+from tests.experiments.conftest import users_environment
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 
 
 def run(*arguments, timeout=60):
     command = [sys.executable, str(EXPERIMENTS / "benchmark.py"), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
+    return subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+        env=users_environment(),
+    )
 
 
 @pytest.fixture
@@ -33,11 +43,14 @@ def benchmark(monkeypatch):
         (["--json", "/no/such/folder/out.json"], "the folder does not exist"),
     ],
 )
-def test_bad_input_is_one_line_and_status_2(arguments, said):
-    done = run(*arguments)
-    assert done.returncode == 2
-    assert said in done.stderr
-    assert done.stderr.count("\n") == 1
+def test_bad_input_is_one_line_and_status_2(benchmark, monkeypatch, capsys, arguments, said):
+    monkeypatch.setattr(sys, "argv", ["benchmark.py", *arguments])
+    with pytest.raises(SystemExit) as leave:
+        command.run(benchmark.main)
+    assert leave.value.code == 2
+    err = capsys.readouterr().err
+    assert said in err
+    assert err.count("\n") == 1
 
 
 def test_ratios_are_of_medians_against_the_faster_layout(benchmark):

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import checker_exam
+import command
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -49,14 +51,18 @@ def test_table_and_files_of_three_cases(tmp_path: Path):
         (("--out", "."), "must be a file in a folder that exists"),
     ],
 )
-def test_bad_input_is_one_line_and_status_2(options: tuple[str, ...], said: str):
-    done = run(*options)
-    assert done.returncode == 2
-    assert said in done.stderr
-    assert len(done.stderr.splitlines()) == 1
+def test_bad_input_is_one_line_and_status_2(monkeypatch, capsys, options, said):
+    monkeypatch.setattr(sys, "argv", ["checker_exam.py", *options])
+    with pytest.raises(SystemExit) as leave:
+        command.run(checker_exam.main)
+    assert leave.value.code == 2
+    err = capsys.readouterr().err
+    assert said in err
+    assert len(err.splitlines()) == 1
 
 
-def test_list_names_every_case():
-    done = run("--list", "--family", "pooling")
-    assert done.returncode == 0
-    assert "wrong  pooling        max-pool-ties-doubled: every tied cell" in done.stdout
+def test_list_names_every_case(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["checker_exam.py", "--list", "--family", "pooling"])
+    assert checker_exam.main() == 0
+    out = capsys.readouterr().out
+    assert "wrong  pooling        max-pool-ties-doubled: every tied cell" in out

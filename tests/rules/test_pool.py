@@ -14,7 +14,7 @@ import jaxbp
 from tests import oracles
 from tests.rules.geometry import CASES, Case, default_dtype, numbers, small_integers, windows
 from tests.tolerance import assert_close
-from tests.transforms import TRANSFORMS, value_and_cotangents
+from tests.transforms import TRANSFORMS, equations, value_and_cotangents
 
 TIES = ("first", "split", "all")
 UNDILATED = {name: case for name, case in CASES.items() if case.dilations == (1,) * len(case.size)}
@@ -391,6 +391,34 @@ def test_more_cells_than_a_byte_counts(rng):
     x = jnp.zeros((1, 17, 16, 1)).at[0, 16, 3, 0].set(1.0)  # cell 259
     dx = jax.grad(lambda x: jnp.sum(jaxbp.global_max_pool(x)))(x)
     np.testing.assert_array_equal(dx, x)
+
+
+def test_minus_infinity_and_padding_in_a_window_of_many_cells():
+    """(4.4): the 64 cells in the input share δ; those in the padding, −inf as well, get no part."""
+    x = jnp.full((1, 64, 1), -np.inf)
+    _, (dx,) = value_and_cotangents(
+        lambda x: jaxbp.max_pool(x, 128, padding=((64, 0),), ties="split"),
+        (x,),
+        jnp.full((1, 1, 1), 64.0),
+    )
+    np.testing.assert_array_equal(dx, np.ones(x.shape))
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("ties", TIES)
+def test_overlapping_windows_add_in_float32(ties, dtype):
+    """(4.4): 2048, seven ones and −2048 are 7, where a sum in half precision loses the ones."""
+    x = jnp.zeros((1, 5, 5, 1), dtype).at[0, 2, 2, 0].set(1)
+    dy = jnp.array([2048.0, *[1.0] * 7, -2048.0], dtype).reshape(1, 3, 3, 1)
+
+    def cotangent(dy):
+        return jax.vjp(lambda x: jaxbp.max_pool(x, 3, stride=1, ties=ties), x)[1](dy)[0]
+
+    assert cotangent(dy)[0, 2, 2, 0] == 7
+    # By numbers alone it does not show everywhere: XLA may keep more digits than the dtype has.
+    for equation in equations(jax.make_jaxpr(cotangent)(dy).jaxpr):
+        if equation.primitive.name in ("add", "add_any", "scatter-add", "reduce_sum"):
+            assert equation.outvars[0].aval.dtype != dtype, equation
 
 
 @pytest.mark.parametrize("dtype", [np.int8, np.uint8])
