@@ -3,7 +3,6 @@
 `experiments/checker_exam.py` examines it on the whole corpus, beside the checkers of others.
 """
 
-import functools
 import os
 
 import pytest
@@ -18,6 +17,12 @@ SEEDS = range(1, 20)  # and seed 0, which is checked more thoroughly
 AT_A_POINT = ("structure", "gradient", "finite-differences", "kinks", "linear", "nan")
 CHEAP = AT_A_POINT if WHOLE else ("gradient", "kinks")
 DIAGNOSED = 0.95
+
+# Mistakes for which no word is found, or another one than the corpus has.
+UNDIAGNOSED = (
+    "gelu-tanh-derivative", "group-norm-one-group", "moving-average-decay",
+    "recurrence-state-after", "scatter-add-hole",
+)  # fmt: skip
 
 # The right rules that have most often misled a checker.
 MISLEADING = (
@@ -51,26 +56,23 @@ def report(case: Case, seed: int, checks: tuple[str, ...] | None) -> Report:
     )
 
 
-@functools.cache
-def answer(case: Case) -> Report:
-    return report(case, 0, None if WHOLE or case.shows in ONLY_THERE else AT_A_POINT)
-
-
 @pytest.mark.parametrize("case", wrong_cases, ids=repr)
-def test_wrong_rule_is_refuted_and_the_right_argument_blamed(case: Case):
-    found = answer(case)
+def test_wrong_rule_is_refuted_blamed_on_the_right_argument_and_diagnosed(case: Case):
+    found = report(case, 0, None if WHOLE or case.shows in ONLY_THERE else AT_A_POINT)
     marked = mark(case, found.findings)
     assert marked.refused, case.why
     assert marked.blamed, f"{case.arguments} expected\n{found}"
+    if case.name not in UNDIAGNOSED:
+        assert marked.diagnosed, f"{case.diagnosis} expected\n{found}"
 
 
-def test_mistakes_are_diagnosed():
-    missed = [
-        f"{case.name}: {[f.diagnosis for f in answer(case).findings]}, expected {case.diagnosis}"
-        for case in wrong_cases
-        if not mark(case, answer(case).findings).diagnosed
-    ]
-    assert len(missed) <= (1 - DIAGNOSED) * len(wrong_cases), "\n".join(missed)
+def test_hardly_any_mistake_is_without_a_diagnosis():
+    assert set(UNDIAGNOSED) <= {case.name for case in WRONG}
+    assert len(UNDIAGNOSED) <= (1 - DIAGNOSED) * len(WRONG)
+
+
+def test_unknown_counts_as_no_diagnosis():
+    assert not [case for case in WRONG if "unknown" in case.diagnosis]
 
 
 @pytest.mark.parametrize("case", right_cases, ids=repr)
