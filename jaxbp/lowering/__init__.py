@@ -17,6 +17,7 @@ __all__ = [
     "conv",
     "conv_input_grad",
     "conv_kernel_grad",
+    "conv_max_pool",
     "max_pool",
     "max_pool_grad",
     "sum_pool",
@@ -41,6 +42,13 @@ def conv_input_grad(
 ) -> jax.Array:
     """dx[N, *S, C] of dy[N, *S_out, O] and w[*K, C // groups, O], the sum (3.7)."""
     return run("conv_input_grad", (input_shape, window, groups), dy, w)
+
+
+def conv_max_pool(
+    x: jax.Array, w: jax.Array, window: Window, pool: Window, groups: int
+) -> tuple[jax.Array, jax.Array]:
+    """The largest of each window of the convolution, and the winner: (3.5) and (4.3)."""
+    return run("conv_max_pool", (window, pool, groups), x, w)
 
 
 def max_pool(x: jax.Array, window: Window) -> tuple[jax.Array, jax.Array]:

@@ -1,8 +1,8 @@
 """Convolutions of few channels with the examples innermost, where they fill the vector lanes.
 
-A convolution of one channel has no long sum to share among the lanes of a vector unit, and a few
-features fill them badly. The examples do: with x[C, *S, N], each cell of the kernel is one number
-times whole vectors.
+A convolution of few channels has no long sum to share among the lanes of a vector unit, and a few
+features fill them badly. The examples do: in x[C, *S, N] all that a cell of the kernel meets lies
+in whole vectors.
 """
 
 from __future__ import annotations
@@ -22,11 +22,6 @@ def can(x: jax.Array, w: jax.Array, window: Window, groups: int) -> bool:
     return groups == 1 and 0 not in (*x.shape, *w.shape)
 
 
-def can_kernel_grad(x: jax.Array, dy: jax.Array, window: Window, groups: int) -> bool:
-    """As forward."""
-    return can(x, dy, window, groups)
-
-
 def can_input_grad(
     dy: jax.Array, w: jax.Array, input_shape: Shape, window: Window, groups: int
 ) -> bool:
@@ -37,20 +32,13 @@ def can_input_grad(
 def conv(x: jax.Array, w: jax.Array, window: Window, groups: int) -> jax.Array:
     """y[N, *S_out, O], the sum (3.5)."""
     wide = sum_dtype(x.dtype)
-    o = w.shape[-1]
-    kernel = w.astype(wide).reshape(-1, o)
-    y = kernel.T @ _columns(x.astype(wide), window)
-    y = y.reshape(o, *window.output(x.shape[1:-1]), x.shape[0])
-    return _turn(y).astype(x.dtype)
-
-
-def conv_kernel_grad(x: jax.Array, dy: jax.Array, window: Window, groups: int) -> jax.Array:
-    """dw[*K, C, O], the sum (3.6)."""
-    wide = sum_dtype(x.dtype)
-    c, o = x.shape[-1], dy.shape[-1]
-    flat = _turn(dy.astype(wide)).reshape(o, -1)
-    dw = _columns(x.astype(wide), window) @ flat.T
-    return dw.reshape(*window.size, c, o).astype(x.dtype)
+    c, o = w.shape[-2:]
+    turned = _turn(x.astype(wide))
+    # A product, though the sum is short: XLA would fuse a sum of slices into whatever reads it.
+    cells = list(slices(pad(turned, window, 0), window, turned.shape))
+    columns = jnp.stack(cells).reshape(window.cells * c, -1)
+    y = w.astype(wide).reshape(-1, o).T @ columns
+    return _turn(y.reshape(o, *window.output(x.shape[1:-1]), x.shape[0])).astype(x.dtype)
 
 
 def conv_input_grad(
@@ -75,13 +63,6 @@ def conv_input_grad(
 def _turn(a: jax.Array) -> jax.Array:
     """[N, *S, C] as [C, *S, N], and back."""
     return jnp.swapaxes(a, 0, -1)
-
-
-def _columns(x: jax.Array, window: Window) -> jax.Array:
-    """[|K|·C, S_out·N]: for each cell and channel its value in every window."""
-    turned = _turn(x)
-    cells = slices(pad(turned, window, 0), window, turned.shape)
-    return jnp.stack(list(cells)).reshape(window.cells * x.shape[-1], -1)
 
 
 def _spread(shares: jax.Array, window: Window, axis: int, size: int) -> jax.Array:

@@ -6,8 +6,8 @@ everything. GPU and TPU convolve as XLA likes: the traced program holds both way
 keeps the one of its platform. Pooling is elementwise however it is summed, so its rows hold
 everywhere.
 
-The bounds below come from timings of single operations on a busy machine with jax 0.10.1; they are
-still to be confirmed by `experiments/benchmark.py --ops` on a quiet one, and on newer versions.
+The bounds come from timings on two cores with jax 0.10.1 and 0.12.0, of single operations and of
+whole steps (`experiments/benchmark.py --ops`); both versions agree on all but a few.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jaxbp.arguments import Shape
 from jaxbp.lowering import (
     axes,
+    blocks,
     columns,
     lanes,
     phases,
@@ -40,16 +41,18 @@ def _is_float32(*arrays: jax.Array) -> bool:
     return all(a.dtype == jnp.float32 for a in arrays)
 
 
-# Examples that fill the vector lanes, and terms of a sum that registers hold.
-LANES, TERMS = 64, 32
+# Examples that fill the vector lanes.
+LANES = 64
 
 
 def _lanes_win(x: jax.Array, w: jax.Array, window: Window, groups: int) -> bool:
-    return _is_float32(x, w) and x.shape[0] >= LANES and window.cells * x.shape[-1] <= TERMS and w.shape[-1] <= 16
-
-
-def _lanes_win_kernel_grad(x: jax.Array, dy: jax.Array, window: Window, groups: int) -> bool:
-    return _lanes_win(x, dy, window, groups) and x.shape[-1] == 1
+    # XLA's own product is narrow for few features; from some terms on it makes up for that.
+    return (
+        _is_float32(x, w)
+        and x.shape[0] >= LANES
+        and window.cells * x.shape[-1] <= 32
+        and w.shape[-1] <= 16
+    )
 
 
 def _lanes_win_input_grad(
@@ -64,6 +67,8 @@ def _lanes_win_input_grad(
     )
 
 
+# The share of XLA's convolution that is not products is large where windows are few and channels
+# many: 85 ms for 3×3 cells over 8×2×2×512, where the products take 2.
 def _few_windows(x: jax.Array, w: jax.Array, window: Window, groups: int) -> bool:
     windows = x.shape[0] * _size(window.output(x.shape[1:-1]))
     return (
@@ -122,7 +127,13 @@ def _columns_win(x: jax.Array, dy: jax.Array, window: Window, groups: int) -> bo
 def _phases_win(
     dy: jax.Array, w: jax.Array, input_shape: Shape, window: Window, groups: int
 ) -> bool:
-    return _is_float32(dy, w) and window.cells <= UNROLLED
+    # Below some channels each phase's product is too narrow.
+    return _is_float32(dy, w) and window.cells <= UNROLLED and w.shape[-2] >= 16
+
+
+def _pieces_win(x: jax.Array, w: jax.Array, window: Window, pool: Window, groups: int) -> bool:
+    # Where few channels make a large output, its fresh memory costs more than its sums.
+    return x.shape[-1] <= 8 and blocks.output_bytes(x, w, window) >= 8 << 20
 
 
 def _many_cells(x: jax.Array, window: Window) -> bool:
@@ -180,6 +191,10 @@ TABLE.update(
             Row("columns", columns.conv_input_grad, columns.can_input_grad, _few_windows_back),
             Row("phases", phases.conv_input_grad, phases.can, _phases_win),
             Row("xla", xla.conv_input_grad, always, always),
+        ),
+        "conv_max_pool": (
+            Row("pieces", blocks.pieces, blocks.can_pieces, _pieces_win),
+            Row("xla", blocks.whole, always, always),
         ),
         "max_pool": (
             Row("axes", axes.max_pool, always, _many_cells),

@@ -18,6 +18,7 @@ import numpy as np
 from jax import lax
 
 from jaxbp.arguments import Shape, sum_dtype
+from jaxbp.lowering.pieces import each_piece
 from jaxbp.lowering.slices import add
 from jaxbp.window import Window
 
@@ -27,8 +28,10 @@ def max_pool_grad(
 ) -> jax.Array:
     """dx[N, *S, C]: each window's dy goes to its winner, and overlapping windows add (4.4)."""
     wide = dy.astype(sum_dtype(dy.dtype))
-    # Signed, so that a number that no cell has can stand where a place is in no window's cell.
-    winner = winner.astype(np.int16 if winner.dtype.itemsize == 1 else np.int32)
+    if overlaps(window) == 1:
+        winner = _floats(winner)
+    else:
+        winner = lax.platform_dependent(winner, cpu=_floats_in_a_loop, default=_floats)
     zero = jnp.zeros((), wide.dtype)
 
     def share(back: Shape) -> jax.Array:
@@ -37,6 +40,18 @@ def max_pool_grad(
         return jnp.where(ours, _at(wide, back, input_shape, window), zero)
 
     return _untile(add(map(share, _backs(window))), input_shape, window).astype(dy.dtype)
+
+
+def _floats(winner: jax.Array) -> jax.Array:
+    # As wide as dy, so that both fill the same vector lanes; with a sign, so that a number that no
+    # cell has can stand where a place is in no window's cell. Exact up to 2²⁴ cells.
+    return winner.astype(np.float32)
+
+
+def _floats_in_a_loop(winner: jax.Array) -> jax.Array:
+    # XLA does not fuse across a loop: otherwise it converts anew for each of the windows compared.
+    n = winner.shape[0]
+    return each_piece(_floats, (n + 1) // 2, winner) if n else _floats(winner)
 
 
 def sum_pool_grad(dy: jax.Array, input_shape: Shape, window: Window) -> jax.Array:
@@ -101,9 +116,8 @@ def _at(a: jax.Array, back: Shape, input_shape: Shape, window: Window) -> jax.Ar
     n, *windows, c = a.shape
     tiles = _tiles(input_shape, window)
     config = [(b, t - b - m, 0) for b, t, m in zip(back, tiles, windows, strict=True)]
-    # Of windows that are not there -1 is the winner and nothing the cotangent.
-    fill = jnp.asarray(-1 if jnp.issubdtype(a.dtype, jnp.integer) else 0, a.dtype)
-    a = lax.pad(a, fill, [(0, 0, 0), *config, (0, 0, 0)])
+    # Windows that are not there have no cotangent, whoever wins them.
+    a = lax.pad(a, jnp.zeros((), a.dtype), [(0, 0, 0), *config, (0, 0, 0)])
     return a.reshape(n, *itertools.chain(*((t, 1) for t in tiles)), c)
 
 

@@ -30,7 +30,7 @@ def _pooled(
     x: jax.Array, w: jax.Array, b: jax.Array | None, window: Window, pool: Window, groups: int
 ) -> tuple[jax.Array, jax.Array]:
     """The block's output, and each pooling window's winner."""
-    largest, winner = lowering.max_pool(lowering.conv(x, w, window, groups), pool)
+    largest, winner = lowering.conv_max_pool(x, w, window, pool, groups)
     z = largest if b is None else largest + b
     return jnp.where(z <= 0, 0, z), winner
 

@@ -7,7 +7,7 @@ import pytest
 
 import jaxbp
 from jaxbp import lowering
-from jaxbp.lowering import columns, table, winograd
+from jaxbp.lowering import blocks, columns, table, winograd
 from jaxbp.lowering.choice import TABLE
 from jaxbp.window import make_window
 from tests.tolerance import assert_close
@@ -43,6 +43,7 @@ CASES = {
 @pytest.fixture(autouse=True)
 def small_pieces(monkeypatch):
     """Several pieces and a rest, in arrays as small as these."""
+    monkeypatch.setattr(blocks, "PIECE", 400)
     monkeypatch.setattr(winograd, "PIECE", 4000)
     monkeypatch.setattr(columns, "PIECE", 4000)
 
@@ -68,6 +69,10 @@ def operations(rng, case, draw=numbers):
         "sum_pool": ((x,), (window,)),
         "sum_pool_grad": ((pooled,), (x.shape, window)),
     }
+    size = (2,) * len(spatial)
+    z_shape = window.output(spatial)
+    pool = make_window("test", z_shape, size, stride=size, padding="VALID", dilation=1)
+    made["conv_max_pool"] = ((x, w), (window, pool, groups))
     return made
 
 
