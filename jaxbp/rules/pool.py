@@ -247,8 +247,8 @@ def _tied_max_jvp(window: Window, ties: str, primals: Any, tangents: Any) -> Any
     y, winners = _tied_max(x, window, ties)
     shares = _shares(winners, ties, dx.dtype)
     if window.cells > UNROLLED:
-        cells = gather(dx, window, 0)
-        dy = jnp.sum(jnp.where(jnp.moveaxis(winners, -1, 0), cells, 0), axis=0)
+        by_cell = jnp.where(jnp.moveaxis(winners, -1, 0), gather(dx, window, 0), 0)
+        dy = jnp.sum(by_cell, axis=0)
     else:
         cells = slices(pad(dx, window, 0), window, x.shape)
         dy = add(jnp.where(winners[..., m], cell, 0) for m, cell in enumerate(cells))
@@ -262,8 +262,8 @@ def _tied_max_grad(
     share = wide * _shares(winners, ties, wide.dtype)
     zero = jnp.zeros((), wide.dtype)
     if window.cells > UNROLLED:
-        shares = jnp.where(jnp.moveaxis(winners, -1, 0), share, zero)
-        return ungather(shares, input_shape, window).astype(dy.dtype)
+        by_cell = jnp.where(jnp.moveaxis(winners, -1, 0), share, zero)
+        return ungather(by_cell, input_shape, window).astype(dy.dtype)
     shares = (jnp.where(winners[..., m], share, zero) for m in range(window.cells))
     return unslice(shares, input_shape, window).astype(dy.dtype)
 
