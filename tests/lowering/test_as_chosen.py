@@ -1,0 +1,48 @@
+"""What the table chooses by itself, with a way for each platform in one program, transformed."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+import jaxbp
+from jaxbp.lowering import choice
+from jaxbp.window import make_window
+from tests.transforms import TRANSFORMS
+
+# By the strategies of forward, kernel gradient and input gradient: N, side, C, kernel, O, stride.
+CASES = {
+    ("lanes", "xla", "lanes"): (64, 6, 1, 3, 6, 1),
+    ("winograd", "winograd", "winograd"): (8, 8, 128, 3, 128, 1),
+    ("columns", "xla", "columns"): (2, 4, 32, 3, 32, 2),
+    ("xla", "columns", "phases"): (16, 24, 16, 3, 64, 2),
+    ("pointwise", "pointwise", "pointwise"): (2, 5, 3, 1, 4, 2),
+}
+
+
+@pytest.mark.parametrize("transform", ["plain", "vmap", "scan", "checkpoint", "shard_map"])
+@pytest.mark.parametrize("names", CASES, ids="-".join)
+def test_transformed(names, transform, rng):
+    n, side, c, k, o, stride = CASES[names]
+    window = make_window("test", (side,) * 2, (k,) * 2, stride=stride, padding="SAME", dilation=1)
+    x = jnp.asarray(rng.standard_normal((n, side, side, c)), jnp.float32)
+    w = jnp.asarray(rng.standard_normal((k, k, c, o)) / np.sqrt(k * k * c), jnp.float32)
+    dy = jnp.zeros((n, *window.output((side, side)), o), jnp.float32)
+    for operation, operands, static, name in zip(
+        ("conv", "conv_kernel_grad", "conv_input_grad"),
+        ((x, w), (x, dy), (dy, w)),
+        ((window, 1), (window, 1), (x.shape, window, 1)),
+        names,
+        strict=True,
+    ):
+        assert choice.choose(operation, *operands, *static)[0].name == name, operation
+
+    def rule(x, w):
+        return jaxbp.conv(x, w, stride=stride)
+
+    def plain(x, w):
+        layout = ("NHWC", "HWIO", "NHWC")
+        return lax.conv_general_dilated(x, w, (stride,) * 2, "SAME", dimension_numbers=layout)
+
+    terms = 4 * max(k * k * max(c, o), dy.size // o)
+    TRANSFORMS[transform](rule, plain, (x, w), terms=terms)
