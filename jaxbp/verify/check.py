@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
+import jax
 import numpy as np
 
 from jaxbp.verify import (
@@ -76,7 +77,7 @@ def check_vjp(
 
     Raises:
         ValueError: there is no floating array to differentiate by; an unknown name in `checks`.
-        TypeError: `fn` returns no floating array.
+        TypeError: `fn` returns no floating array, or asks for an array's value while traced.
         Whatever `fn` itself raises for these arguments.
 
     Example:
@@ -95,13 +96,19 @@ def check_vjp(
     """
     began = time.perf_counter()
     chosen = _chosen(checks)
-    trial = trial_of(fn, args, dict(kwargs or {}), reference)
+    try:
+        trial = trial_of(fn, args, dict(kwargs or {}), reference)
+        outputs = trial.given.outputs()
+    except (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError) as error:
+        raise TypeError(
+            f"check_vjp: fn must be traceable, as under jax.jit; {str(error).splitlines()[0]}"
+        ) from error
     if not trial.subject.leaves:
         raise ValueError(
             f"check_vjp: args of {trial.subject.name} must hold a floating array to "
             f"differentiate by; got {trial.subject.argument_names}"
         )
-    if not trial.given.outputs():
+    if not outputs:
         raise TypeError(f"check_vjp: fn {trial.subject.name} must return a floating array")
     rng = np.random.default_rng(seed)
     # In half precision an overflow is an answer, inf, and no accident of the checker.

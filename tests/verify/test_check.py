@@ -159,3 +159,13 @@ def test_each_row_blames_only_what_no_row_before_it_has_blamed():
     )
     assert [f.argument for f in report.findings] == ["x"]
     assert [row.name for row in report.checks if row.ok is False] == ["gradient"]
+
+
+def test_a_function_that_asks_for_values_is_named():
+    def branching(x):
+        return 2 * x if float(x.sum()) > 0 else x
+
+    with pytest.raises(TypeError, match=r"check_vjp: fn must be traceable, as under jax\.jit"):
+        check_vjp(branching, np.ones(3, np.float32))
+    with pytest.raises(TypeError, match=r"must be traceable"):
+        check_vjp(lambda x: jnp.asarray(np.sin(np.asarray(x))), np.ones(3, np.float32))
