@@ -629,6 +629,10 @@ def some_contributions(e: Evidence) -> Iterator[Diagnosis]:
         and (axis_wise[2] > 1 or len(set(all_of_them[touched].tolist())) > 1)
     )
     if few_kept and (axis_wise is None or one_each):
+        # Inner entries that keep several contributions are not written over.
+        if np.any((held == all_of_them) & (held > 1)) and _border_of(hit.reshape(e.leaf.shape)):
+            yield from few_entries(e)
+            return
         yield Diagnosis(
             "overwritten",
             f"entries that several outputs contribute to (up to {int(all_of_them.max())}) keep "
