@@ -42,36 +42,16 @@ class Shortened:
     def _without(self, leaves: Leaves, others: Leaves, step: Any) -> Leaves:
         self.steps = []
         program = jax.make_jaxpr(self.fn)(leaves, others)
-        return self._evaluate(program, [*leaves, *others], step)
 
-    def _evaluate(self, program: Any, args: list[Any], step: Any) -> list[Any]:
-        jaxpr = program.jaxpr
-        env: dict[Any, Any] = dict(zip(jaxpr.constvars, program.consts, strict=True))
-        env.update(zip(jaxpr.invars, args, strict=True))
+        def apply(eqn: Any, operands: list[Any]) -> list[Any]:
+            results = primal.bind(eqn, eqn.params, operands)
+            for i in _passed_on(eqn):
+                other = jnp.broadcast_to(operands[i], results[0].shape)
+                results = [jnp.where(step == len(self.steps), other, results[0])]
+                self.steps.append(f"`{eqn.primitive.name}` (its operand {i} passed on)")
+            return results
 
-        def read(atom: Any) -> Any:
-            return atom.val if isinstance(atom, core.Literal) else env[atom]
-
-        for eqn in jaxpr.eqns:
-            operands = [read(v) for v in eqn.invars]
-            inner = _inlined(eqn)
-            if inner is not None:
-                results = self._evaluate(inner, operands, step)
-            else:
-                results = primal.bind(eqn, eqn.params, operands)
-                for i in _passed_on(eqn):
-                    other = jnp.broadcast_to(operands[i], results[0].shape)
-                    results = [jnp.where(step == len(self.steps), other, results[0])]
-                    self.steps.append(f"`{eqn.primitive.name}` (its operand {i} passed on)")
-            env.update(zip(eqn.outvars, results, strict=True))
-        return [read(v) for v in jaxpr.outvars]
-
-
-def _inlined(eqn: Any) -> Any | None:
-    if eqn.primitive.name in ("custom_jvp_call", "remat2", "checkpoint", "remat"):
-        inner = eqn.params.get("call_jaxpr", eqn.params.get("jaxpr"))
-        return inner if isinstance(inner, core.ClosedJaxpr) else core.ClosedJaxpr(inner, ())
-    return primal.inlined_program(eqn)
+        return primal.walk(program, [*leaves, *others], apply, primal.inlined_wholly)
 
 
 def _passed_on(eqn: Any) -> list[int]:

@@ -28,20 +28,37 @@ def without_rules(fn: LeafFunction) -> LeafFunction:
 
 def evaluate(program: Any, args: list[Any]) -> list[Any]:
     """Run a closed jaxpr, with its rules replaced by their primals."""
-    jaxpr, consts = program.jaxpr, program.consts
-    env: dict[Any, Any] = dict(zip(jaxpr.constvars, consts, strict=True))
+    return walk(program, args, lambda eqn, args: bind(eqn, _params_without_rules(eqn), args))
+
+
+def walk(
+    program: Any,
+    args: list[Any],
+    apply: Callable[[Any, list[Any]], list[Any]],
+    inline: Callable[[Any], Any | None] | None = None,
+    constant: Callable[[Any], Any] = lambda value: value,
+) -> list[Any]:
+    """Run a closed jaxpr, whatever its values are.
+
+    `apply(equation, operands)` does each step, but for the calls whose program `inline` knows
+    (those of `inlined_program` by default); `constant(value)` stands for each number in it.
+    """
+    inline = inline or inlined_program
+    jaxpr = program.jaxpr
+    env: dict[Any, Any] = dict(zip(jaxpr.constvars, map(constant, program.consts), strict=True))
     env.update(zip(jaxpr.invars, args, strict=True))
 
     def read(atom: Any) -> Any:
-        return atom.val if isinstance(atom, core.Literal) else env[atom]
+        return constant(atom.val) if isinstance(atom, core.Literal) else env[atom]
 
     for eqn in jaxpr.eqns:
         operands = [read(v) for v in eqn.invars]
-        inner = inlined_program(eqn)
-        if inner is not None:
-            results = evaluate(inner, operands)
-        else:
-            results = bind(eqn, _params_without_rules(eqn), operands)
+        inner = inline(eqn)
+        results = (
+            apply(eqn, operands)
+            if inner is None
+            else walk(inner, operands, apply, inline, constant)
+        )
         env.update(zip(eqn.outvars, results, strict=True))
     return [read(v) for v in jaxpr.outvars]
 
@@ -57,6 +74,13 @@ def inlined_program(eqn: Any) -> Any | None:
         return None
     inner = eqn.params.get("jaxpr", eqn.params.get("call_jaxpr"))
     return None if inner is None else _closed(inner)
+
+
+def inlined_wholly(eqn: Any) -> Any | None:
+    """As `inlined_program`, of the calls too that a derivative of their own or remat hides."""
+    if eqn.primitive.name in ("custom_jvp_call", "remat2", "checkpoint", "remat"):
+        return _closed(eqn.params.get("call_jaxpr", eqn.params.get("jaxpr")))
+    return inlined_program(eqn)
 
 
 def bind(eqn: Any, params: dict[str, Any], operands: list[Any]) -> list[Any]:

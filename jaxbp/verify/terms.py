@@ -140,8 +140,6 @@ class _Run:
     def __init__(self, owner: Gated, weights: Any, orders: Any) -> None:
         self.owner, self.weights, self.orders = owner, weights, orders
         self.sources: dict[Any, int] = {}
-        self.seen: list[tuple[str, Any]] | None = None
-        """Where intermediate values are noted, if they are asked for."""
 
     def weight(self, gate: Gate) -> Any:
         if self.weights is None:
@@ -175,13 +173,7 @@ class _Run:
                 for v in eqn.invars
             ]
             if not any(flows):
-                inner = primal.inlined_program(eqn) if self.seen is not None else None
-                if inner is not None:
-                    results = self.evaluate(inner, operands, flows, here)
-                else:
-                    results = primal.bind(eqn, eqn.params, operands)
-                    if self.seen is not None:
-                        self.seen += [(f"`{eqn.primitive.name}`", r) for r in results]
+                results = primal.bind(eqn, eqn.params, operands)
                 env.update(zip(eqn.outvars, results, strict=True))
                 continue
             name = eqn.primitive.name
@@ -208,10 +200,7 @@ class _Run:
         self, eqn: Any, operands: list[Any], flows: list[bool], here: tuple[Any, ...]
     ) -> list[Any]:
         name = eqn.primitive.name
-        if name in ("custom_jvp_call", "remat2", "checkpoint", "remat"):
-            inner = eqn.params.get("call_jaxpr", eqn.params.get("jaxpr"))
-            return self.evaluate(_closed(inner), operands, flows, here)
-        inner = primal.inlined_program(eqn)
+        inner = primal.inlined_wholly(eqn)
         if inner is not None:
             return self.evaluate(inner, operands, flows, here)
         if name == "scan":
@@ -297,50 +286,47 @@ class _Run:
                 operands[i], cuts[i] = self._cut(eqn, raw, i, here)
         y = primal.bind(eqn, eqn.params, operands)[0]
         for i, cut in enumerate(cuts):
-            other = raw[1 - i]
-            if cut is None or other.size > 50_000:
+            if cut is None:
                 continue
-            gate = self.owner.gate(
-                (here, i, "operand"),
-                kind="operand",
-                primitive=eqn.primitive.name,
-                what=f"operand {1 - i} of `{eqn.primitive.name}`",
-                partner=cut.index,
-                shape=tuple(other.shape),
-            )
+            other = jax.lax.stop_gradient(raw[1 - i])
+            what = f"operand {1 - i} of `{eqn.primitive.name}`"
+            turned, gate = self._turned("operand", eqn, i, what, cut, here, other)
             if gate is None:
                 continue
-            order = None if self.orders is None else self.orders.get(gate.index)
-            turned = jax.lax.stop_gradient(other)
-            if order is not None:
-                flat = jnp.concatenate([turned.reshape(-1), jnp.zeros((1,), turned.dtype)])
-                turned = flat[order].reshape(turned.shape)
             pair = [raw[i], turned] if i == 0 else [turned, raw[i]]
             changed = primal.bind(eqn, eqn.params, pair)[0]
             y = _join(y, changed, self.weight(gate))
-            y = self._turned_result(eqn, i, y, changed, cut, here)
+            if y.ndim > 1:  # the operand's derivative from a rearranged cotangent
+                changed, gate = self._turned("result", eqn, i, f"operand {i}", cut, here, changed)
+                y = y if gate is None else _join(y, changed, self.weight(gate))
         return y
 
-    def _turned_result(
-        self, eqn: Any, i: int, y: Any, changed: Any, cut: Gate, here: tuple[Any, ...]
-    ) -> Any:
-        """The adjoint of operand `i` from a rearranged cotangent."""
-        if y.ndim < 2 or y.size > 50_000:
-            return y
+    def _turned(
+        self,
+        kind: str,
+        eqn: Any,
+        i: int,
+        what: str,
+        cut: Gate,
+        here: tuple[Any, ...],
+        value: Any,
+    ) -> tuple[Any, Gate | None]:
+        """`value` rearranged as a gate of its own says, which may put zeros in."""
+        if value.size > 50_000:
+            return value, None
         gate = self.owner.gate(
-            (here, i, "result"),
-            kind="result",
+            (here, i, kind),
+            kind=kind,
             primitive=eqn.primitive.name,
-            what=f"operand {i}",
+            what=what,
             partner=cut.index,
-            shape=tuple(y.shape),
+            shape=tuple(value.shape),
         )
-        if gate is None:
-            return y
-        order = None if self.orders is None else self.orders.get(gate.index)
-        if order is not None:
-            changed = changed.reshape(-1)[order].reshape(y.shape)
-        return _join(y, changed, self.weight(gate))
+        order = None if gate is None or self.orders is None else self.orders.get(gate.index)
+        if order is None:
+            return value, gate
+        flat = jnp.concatenate([value.reshape(-1), jnp.zeros((1,), value.dtype)])
+        return flat[order].reshape(value.shape), gate
 
     def _scan(
         self, eqn: Any, operands: list[Any], flows: list[bool], here: tuple[Any, ...]
@@ -444,12 +430,16 @@ class Parts:
         return list(pull(cts)[0])
 
     def _seen(self, leaves: Leaves, others: Leaves) -> list[Any]:
-        run = _Run(self.gated, None, None)
-        run.seen = []
+        named: list[tuple[str, Any]] = []
+
+        def apply(eqn: Any, operands: list[Any]) -> list[Any]:
+            results = primal.bind(eqn, eqn.params, operands)
+            named.extend((f"`{eqn.primitive.name}`", r) for r in results)
+            return results
+
         program = jax.make_jaxpr(self.gated.fn)(leaves, others)
-        active = [False] * len(program.jaxpr.invars)
-        out = run.evaluate(program, [*leaves, *others], active, ())
-        named = [*run.seen, *[("the output", v) for v in out]]
+        out = primal.walk(program, [*leaves, *others], apply)
+        named += [("the output", v) for v in out]
         named = [(n, v) for n, v in named if _inexact(v) and v.size <= 10_000]
         self._names = [n for n, _ in named]
         return [v for _, v in named]
