@@ -71,9 +71,11 @@ def check_vjp(
 
     Conventions: at a kink (a tie, relu's corner) any slope between the one-sided ones is right,
         unless an explicit `reference` says which. Tolerances come from what last-bit changes of
-        the inputs do to both sides, never from sizes of arrays. A rule that cannot be
-        differentiated again, or that `shard_map` refuses with its default checks, is not wrong:
-        its row says undecided, and why.
+        the inputs, and of the steps between, do to both sides, never from sizes of arrays. Where
+        no argument is float64, a constant that is a float32 number (a table made in numpy) counts
+        as rounded to it: what that explains is a note and not an error, 1e-6 is one. A
+        rule that cannot be differentiated again, or that `shard_map` refuses with its default
+        checks, is not wrong: its row says undecided, and why.
 
     Raises:
         ValueError: there is no floating array to differentiate by; an unknown name in `checks`.
@@ -200,7 +202,8 @@ def _run(
         judged = gradient.judge(trial, taken, points, rng)
         judged.findings = [f for f in judged.findings if f.argument not in twisted]
         outcome.add(judged)
-        powers = power.measure(taken, trial.subject.leaves, rng)
+        refuted = {f.argument for f in judged.findings}
+        powers = power.measure(taken, trial.subject.leaves, refuted, rng)
     wrong = {f.argument for f in outcome.findings}
     all_wrong = {leaf.name for leaf in trial.subject.leaves} <= wrong
     for name, part in (

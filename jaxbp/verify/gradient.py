@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from jaxbp.verify import data, diagnosis, evidence
+from jaxbp.verify import data, diagnosis, evidence, rounding
 from jaxbp.verify.comparison import Sample
 from jaxbp.verify.finite_differences import FiniteDifferences
 from jaxbp.verify.outcome import Outcome, numbers
@@ -52,16 +52,21 @@ def judge(
     """Findings for every leaf in which rule and reference are too far apart."""
     outcome = Outcome()
     arbiter = Arbiter(trial, rng)
+    unsure = []
     for leaf in trial.subject.leaves:
         verdict = _verdict(trial, arbiter, leaf, taken)
         outcome.notes += verdict.notes
         if verdict.sample is None:
+            if verdict.excuse == "constants":
+                unsure.append(f"`{leaf.name}`")
             continue
         outcome.findings.append(_finding(trial, leaf, verdict, taken, points, rng))
     counted = f"{len(taken)} questions at {len(points)} points"
     ok = not outcome.findings
     blamed = ", ".join(f.argument or "" for f in outcome.findings)
     outcome.row("gradient", ok, counted if ok else f"wrong for {blamed}; {counted}")
+    if unsure:
+        outcome.notes.append(rounding.narrow_constants(", ".join(unsure)))
     return outcome
 
 
@@ -74,6 +79,8 @@ class Verdict:
     notes: list[str] = dataclasses.field(default_factory=list)
     check: str = "gradient"
     word: str | None = None
+    excuse: rounding.Excuse | None = None
+    """How rounding explains what little there is, if it does."""
 
 
 class Arbiter:
@@ -136,6 +143,10 @@ def _verdict(trial: Trial, arbiter: Arbiter, leaf: Leaf, taken: list[Sample]) ->
     if not trial.subject.is_real:
         return Verdict(wrong_samples[0])
     for sample in wrong_samples[:6]:
+        how = trial.excuse(sample, leaf, arbiter.rng)
+        if how is not None:
+            verdict.excuse = how
+            continue
         excess = sample.excess()[leaf.part]
         order = np.argsort(-excess, kind="stable")
         order = order[excess[order] > 1.0]

@@ -55,4 +55,6 @@ def spelled(factor: float) -> str:
         if abs(numerator) < 1025 and math.isclose(numerator, round(numerator), rel_tol=1e-9):
             top = round(numerator)
             return f"{top}" if denominator == 1 else f"{top}/{denominator}"
-    return f"{factor:.6g}"
+    # One that is nearly 1 by as many digits as tell it from 1.
+    near = math.isclose(factor, 1, rel_tol=1e-5)
+    return f"1 {'+' if factor > 1 else '-'} {abs(factor - 1):.3g}" if near else f"{factor:.6g}"

@@ -1,6 +1,9 @@
 """How small an error this very check would have caught: the rule's answers are perturbed to see."""
 
+from collections.abc import Collection
+
 import numpy as np
+from numpy.random import Generator
 
 from jaxbp.verify.comparison import Sample
 from jaxbp.verify.report import Power
@@ -10,18 +13,25 @@ SIZES = 10.0 ** np.arange(-16.0, 1.01, 0.5)
 PERTURBED_ENTRIES = 64
 
 
-def measure(samples: list[Sample], leaves: list[Leaf], rng: np.random.Generator) -> list[Power]:
+def measure(
+    samples: list[Sample], leaves: list[Leaf], wrong: Collection[str | None], rng: Generator
+) -> list[Power]:
     """For each leaf: the smallest error of one entry, and of all together, that is found."""
-    return [_of_leaf(samples, leaf, rng) for leaf in leaves]
+    return [_of_leaf(samples, leaf, leaf.name in wrong, rng) for leaf in leaves]
 
 
-def _of_leaf(samples: list[Sample], leaf: Leaf, rng: np.random.Generator) -> Power:
+def _of_leaf(samples: list[Sample], leaf: Leaf, wrong: bool, rng: Generator) -> Power:
     if not leaf.size:
         return Power(leaf.name, float("inf"), float("inf"), "an empty array: nothing to be wrong")
     dense = [s for s in samples if np.count_nonzero(s.c) == s.c.size]
     samples = dense or samples
     truth = np.abs(np.array([s.expected[leaf.part] for s in samples]))
     room = np.array([s.tolerance[leaf.part] for s in samples])
+    if not wrong:  # what was put down to rounding would be let through again
+        off = np.array(
+            [np.where(s.wrong(leaf), np.abs(s.got - s.expected)[leaf.part], 0.0) for s in samples]
+        )
+        room = np.maximum(room, off.max(axis=1, keepdims=True))
     truth = np.where(np.isfinite(truth), truth, 0.0)
     scale = truth.max(axis=1)
     if not scale.any():

@@ -11,10 +11,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxbp.verify import comparison, data, primal
+from jaxbp.verify import comparison, data, primal, rounding
 from jaxbp.verify.finite_differences import FiniteDifferences
 from jaxbp.verify.forward import Shortened
 from jaxbp.verify.subject import (
+    Leaf,
     LeafFunction,
     Pullback,
     Subject,
@@ -28,6 +29,8 @@ from jaxbp.verify.terms import Parts
 FULL_ROWS = 48
 """A Jacobian of at most so many rows is compared whole."""
 SAMPLED_ROWS = 16
+
+Asked = Callable[[LeafFunction], Callable[..., Any]]
 
 
 class Trial:
@@ -207,6 +210,35 @@ class Trial:
             floor[leaf.part] = 4 * self.eps * size / min(reach, 1.0)
         return floor
 
+    def excuse(
+        self,
+        sample: comparison.Sample,
+        part: Leaf,
+        rng: np.random.Generator,
+        asked: Asked | None = None,
+        *along: Vector,
+        largest: float = 0.0,
+        sides: tuple[Pullback, ...] = (),
+    ) -> rounding.Excuse | None:
+        """How rounding explains that two answers differ.
+
+        `asked(fn)` is the function of (leaves, others, cotangents, *along) that gave them, the VJP
+        if None, on each of the `sides`. Nothing that is larger than 1e-4 of the `largest`, or of
+        the largest expected entry, is rounding.
+        """
+        questions = []
+        for pullback in sides or (self.rule, self.truth):
+            if pullback.interpreted:
+                return None
+            with pullback.mode():
+                vectors = [self.subject.cast(v, pullback.dtype) for v in (sample.x, *along)]
+                cts = pullback.cotangents(sample.c)
+            args = (vectors[0], self.subject.others, cts, *vectors[1:])
+            questions.append(rounding.Question(pullback, (asked or _vjp)(pullback.fn), args))
+        # In float64 a user means the digits that float32 does not have.
+        narrow = all(_eps(leaf.dtype) > _eps(np.float64) for leaf in self.subject.leaves)
+        return rounding.explains(sample, part, questions, largest, rng, narrow)
+
     def rows(self, rng: np.random.Generator) -> list[int]:
         """Which rows of the Jacobian are compared on their own."""
         size = self.output_size
@@ -215,6 +247,11 @@ class Trial:
     def differences(self, x: Vector, rng: np.random.Generator) -> FiniteDifferences:
         """Finite differences of the plain function at `x`."""
         return FiniteDifferences(self.plain.value, x, self.subject.leaves, self.eps_plain, rng)
+
+
+def _vjp(fn: LeafFunction) -> Callable[..., Any]:
+    vjp = vjp_of(fn)
+    return lambda leaves, others, cts: vjp(leaves, others, cts)[1]
 
 
 def _eps(dtype: Any) -> float:

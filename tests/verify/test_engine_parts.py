@@ -73,10 +73,10 @@ def test_factors_are_spelled_as_people_write_them(number, text):
 def test_power_is_what_the_tolerance_lets_through():
     expected = np.array([1.0, 0.5, 0.0])
     sample = Sample(np.ones(3), np.ones(3), expected, expected, np.full(3, 1e-6), "")
-    found = power.measure([sample], [LEAF], np.random.default_rng(0))[0]
+    found = power.measure([sample], [LEAF], (), np.random.default_rng(0))[0]
     assert 1e-6 < found.smallest_error < 1e-5
     blind = Sample(np.ones(3), np.ones(3), np.zeros(3), np.zeros(3), np.full(3, 1e-6), "")
-    assert np.isinf(power.measure([blind], [LEAF], np.random.default_rng(0))[0].smallest_scale)
+    assert np.isinf(power.measure([blind], [LEAF], (), np.random.default_rng(0))[0].smallest_scale)
 
 
 def test_this_build_of_jax_computes_right():
