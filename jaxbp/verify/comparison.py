@@ -76,16 +76,15 @@ def compare(
     eps: float,
     rng: np.random.Generator,
     label: str,
-    floor: Vector | float = 0.0,
 ) -> Sample:
-    """Evaluate both at one point, with the tolerance of every entry, at least `floor`."""
+    """Evaluate both at one point, with the tolerance of every entry."""
     mine, theirs = got(x, c), expected(x, c)
     moved = spread(got, x, c, eps, rng) + spread(expected, x, c, eps, rng)
     for leaf in leaves:  # three trials may miss an entry's spread: no entry has less than most
         part = moved[leaf.part]
         if part.size:
             np.maximum(part, np.median(part), out=part)
-    tolerance = SPREADS * moved + rounding(theirs, leaves, eps) + floor
+    tolerance = SPREADS * moved + rounding(theirs, leaves, eps)
     return Sample(x, c, mine, theirs, tolerance, label)
 
 

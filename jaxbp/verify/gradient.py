@@ -143,7 +143,7 @@ def _verdict(trial: Trial, arbiter: Arbiter, leaf: Leaf, taken: list[Sample]) ->
     if not trial.subject.is_real:
         return Verdict(wrong_samples[0])
     for sample in wrong_samples[:6]:
-        how = trial.excuse(sample, leaf, arbiter.rng)
+        how = _excuse(trial, leaf, sample, arbiter.rng)
         if how is not None:
             verdict.excuse = how
             continue
@@ -191,6 +191,16 @@ def _verdict(trial: Trial, arbiter: Arbiter, leaf: Leaf, taken: list[Sample]) ->
                 continue
             return Verdict(sample, "rule", verdict.notes)
     return verdict
+
+
+def _excuse(
+    trial: Trial, leaf: Leaf, sample: Sample, rng: np.random.Generator
+) -> rounding.Excuse | None:
+    """How rounding explains it: measured by the outputs where the slope is nearly none, as that
+    of a saturated sigmoid, y(1 - y)."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        sizes = np.nan_to_num(np.abs(sample.c * trial.plain.value(sample.x)), posinf=0.0)
+    return trial.excuse(sample, leaf, rng, largest=float(sizes.max(initial=0.0)))
 
 
 def _certainty(sample: Sample, leaf: Leaf) -> float:

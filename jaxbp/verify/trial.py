@@ -187,28 +187,9 @@ class Trial:
         self, x: Vector, c: Vector, rng: np.random.Generator, label: str
     ) -> comparison.Sample:
         """Rule against reference."""
-        leaves = self.subject.leaves
-        floor = self.floor(x, c)
-        return comparison.compare(self.rule, self.truth, x, c, leaves, self.eps, rng, label, floor)
-
-    def floor(self, x: Vector, c: Vector) -> Vector:
-        """What rounding the outputs alone can do to a slope: nothing smaller is an error.
-
-        A saturated sigmoid's y(1 - y), say, is off by a rounding unit of y.
-        """
-        y = self.plain.value(x)
-        floor = np.zeros(x.shape)
-        for leaf in self.subject.leaves:
-            moved = x.copy()
-            moved[leaf.part] = 0.0
-            # Of an output that is a sum, only what this leaf contributes is rounded for it.
-            with np.errstate(invalid="ignore", over="ignore"):
-                whole = np.nan_to_num(np.abs(c * y), posinf=0.0)
-                own = np.abs(c * (y - self.plain.value(moved)))
-                size = float(np.where(own < whole, own, whole).max(initial=0.0))
-            reach = float(np.abs(x[leaf.part]).max(initial=0.0)) or 1.0
-            floor[leaf.part] = 4 * self.eps * size / min(reach, 1.0)
-        return floor
+        return comparison.compare(
+            self.rule, self.truth, x, c, self.subject.leaves, self.eps, rng, label
+        )
 
     def excuse(
         self,
