@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import gc
 import importlib
 import io
 import json
@@ -187,17 +188,21 @@ def times(case: Case, fast: Any, rounds: int) -> dict[str, Any]:
 def trace_times(case: Case, fast: Any) -> tuple[float, float]:
     """Return the CPU time that tracing a step takes, plain and accelerated: medians of five turns.
 
-    The first turn fills JAX's caches, for both.
+    The first turn fills JAX's caches, for both. Garbage is collected between the turns and not in
+    them, as `timeit` has it: a full collection takes as long as a network's tracing.
     """
     taken: list[list[float]] = [[], []]
     for turn in range(6):
         for which, loss in enumerate((case.loss, fast)):
             step, optimiser = make_step(lambda *args, loss=loss: loss(*args))  # a new one: no cache
             momentum = jax.eval_shape(optimiser.init, case.params)
+            gc.collect()
+            gc.disable()
             start = time.process_time()
             jax.jit(step).trace(case.params, case.state, momentum, case.x, case.labels)
             if turn:
                 taken[which].append(1e3 * (time.process_time() - start))
+            gc.enable()
     return statistics.median(taken[0]), statistics.median(taken[1])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 import weakref
 from collections.abc import Callable, Hashable, Iterable, Iterator
@@ -12,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax._src.config import trace_context
 from jax.core import eval_jaxpr
-from jax.extend.core import ClosedJaxpr, DropVar, Jaxpr, JaxprEqn, Literal, Var
+from jax.extend.core import ClosedJaxpr, DropVar, Jaxpr, JaxprEqn, Literal, Primitive, Var
+from jax.extend.core.primitives import jit_p
 
 Atom = Var | Literal
 
@@ -38,7 +40,12 @@ class Program(NamedTuple):
 
     def run(self) -> Any:
         """Return the function's results, its operations bound one by one in the caller's trace."""
-        arrays = iter(eval_jaxpr(self.jaxpr.jaxpr, self.jaxpr.consts))
+        jaxpr = opened(self.jaxpr)
+        if not jax.config.jax_disable_jit:
+            context = trace_context()
+            equations = [_in_jit(equation, context) for equation in jaxpr.eqns]
+            jaxpr = jaxpr.replace(eqns=equations, debug_info=jaxpr.debug_info)
+        arrays = iter(eval_jaxpr(jaxpr, self.jaxpr.consts))
         leaves = [next(arrays) if leaf is None else leaf for leaf in self.leaves]
         return jax.tree.unflatten(self.tree, leaves)
 
@@ -99,6 +106,48 @@ def _as_jax(leaves: list[Any]) -> list[Any]:
 
     with jax.ensure_compile_time_eval():
         return [convert(x) for x in leaves]
+
+
+_INLINE: Any = jax.Inline.JAX_EARLY if hasattr(jax, "Inline") else True  # since jax 0.12
+
+
+def _in_jit(equation: JaxprEqn, context: Hashable) -> JaxprEqn:
+    """Return the equation in an inlined jit of its own, as `jax.numpy` has its functions.
+
+    JAX differentiates a jit that it has met before from its caches, and a bare equation anew, which
+    takes more time than all of `accelerate`. What holds functions or jaxprs stays as it is: a cache
+    would keep alive whatever they hold.
+    """
+    if equation.effects or any(map(callable, equation.params.values())):
+        return equation
+    if any(True for _ in jaxprs_in(equation)):
+        return equation
+    avals = tuple(v.aval for v in equation.invars)
+    if not all(isinstance(aval, jax.core.ShapedArray) for aval in avals):
+        return equation
+    key = (equation.primitive, tuple(equation.params.items()), avals, equation.ctx, context)
+    try:
+        hash(key)
+    except TypeError:
+        return equation
+    return equation.replace(primitive=jit_p, params=_jit_params(*key))
+
+
+@functools.lru_cache(maxsize=4096)
+def _jit_params(
+    primitive: Primitive,
+    params: tuple[tuple[str, Any], ...],
+    avals: tuple[Any, ...],
+    ctx: Any,
+    context: Hashable,
+) -> dict[str, Any]:
+    def bind(*inputs: Any) -> Any:
+        return primitive.bind(*inputs, **dict(params))
+
+    bind.__name__ = primitive.name
+    with ctx.manager:
+        (equation,) = opened(jax.make_jaxpr(jax.jit(bind))(*avals)).eqns
+    return {**equation.params, "inline": _INLINE}
 
 
 class Rewriter:

@@ -1,5 +1,6 @@
 """`accelerate` and `explain`: the same numbers, by the rules, wherever the operations stand."""
 
+import contextlib
 import functools
 import inspect
 import re
@@ -9,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from jax.extend.core import Primitive
+from jax.interpreters import ad
 from jax.sharding import PartitionSpec as P
 
 from jaxbp.accelerate import accelerate
@@ -604,6 +607,34 @@ def test_traced_and_compiled_once():
         accelerate(inner)(*args)
     assert traces == 1
     assert step._cache_size() == 1
+
+
+def test_an_operation_is_differentiated_once_however_often_it_is_traced():
+    derivatives = 0
+
+    def jvp(primals, tangents):
+        nonlocal derivatives
+        derivatives += 1
+        return double.bind(*primals), double.bind(*tangents)
+
+    double = Primitive("double")
+    double.def_abstract_eval(lambda x: x)
+    ad.primitive_jvps[double] = jvp
+    for _ in range(3):
+        loss = accelerate(lambda x: double.bind(double.bind(x)).sum())
+        jax.eval_shape(lambda x, loss=loss: jax.linearize(loss, x)[0], jnp.ones(3))
+    assert derivatives == 1
+
+
+@pytest.mark.parametrize("context", [contextlib.nullcontext, jax.disable_jit])
+def test_operations_without_rules_differentiate_as_they_did(context):
+    def function(x):
+        y = jnp.where(x > 0, jnp.tanh(x @ x.T), lax.integer_pow(x, 3)) * 2
+        return (jax.nn.log_softmax(y)[0] + jnp.sort(lax.cumsum(y), axis=0)).sum()
+
+    x = random(6, 6)
+    with context():
+        assert_close(jax.grad(accelerate(function))(x), jax.grad(function)(x), terms=50)
 
 
 def test_own_rules_are_left_alone():
