@@ -14,6 +14,16 @@ Vjp = Callable[[Vector, Vector], Vector]
 
 
 @dataclasses.dataclass(frozen=True)
+class Integers:
+    """An array argument that is not differentiated: indices, lengths, labels."""
+
+    name: str
+    value: np.ndarray
+    displaced: Callable[[int], Vjp]
+    """The truth with all of it that much larger."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Evidence:
     """The answers for one leaf. All arrays start with the axis of the questions, `S`."""
 
@@ -41,6 +51,7 @@ class Evidence:
     """The arguments that the rule was first called with."""
     shortened: Callable[[], Shortened | None] = lambda: None
     """The reference without any one of its steps, where that works."""
+    integers: tuple[Integers, ...] = ()
     kept: dict[Any, Any] = dataclasses.field(default_factory=dict)
     """What several hypotheses ask for, computed once."""
 
@@ -110,6 +121,7 @@ def gather(
     parts: Callable[[], Parts | None] = lambda: None,
     given: Vector | None = None,
     shortened: Callable[[], Shortened | None] = lambda: None,
+    integers: Sequence[Integers] = (),
 ) -> Evidence | None:
     """The evidence in (x, c, got, expected, tolerance) for one leaf; None if none is finite."""
     if not questions:
@@ -135,4 +147,5 @@ def gather(
         parts,
         given,
         shortened,
+        tuple(integers),
     )

@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from jaxbp.verify import data, diagnosis, evidence, rounding
+from jaxbp.verify import consequence, data, diagnosis, evidence, rounding
 from jaxbp.verify.comparison import Sample
 from jaxbp.verify.finite_differences import FiniteDifferences
 from jaxbp.verify.outcome import Outcome, numbers
@@ -61,6 +61,7 @@ def judge(
                 unsure.append(f"`{leaf.name}`")
             continue
         outcome.findings.append(_finding(trial, leaf, verdict, taken, points, rng))
+    outcome.findings = consequence.explained(trial, outcome.findings, points[-1])
     counted = f"{len(taken)} questions at {len(points)} points"
     ok = not outcome.findings
     blamed = ", ".join(f.argument or "" for f in outcome.findings)
@@ -143,7 +144,7 @@ def _verdict(trial: Trial, arbiter: Arbiter, leaf: Leaf, taken: list[Sample]) ->
     if not trial.subject.is_real:
         return Verdict(wrong_samples[0])
     for sample in wrong_samples[:6]:
-        how = _excuse(trial, leaf, sample, arbiter.rng)
+        how = trial.excuse(sample, leaf, arbiter.rng)
         if how is not None:
             verdict.excuse = how
             continue
@@ -191,16 +192,6 @@ def _verdict(trial: Trial, arbiter: Arbiter, leaf: Leaf, taken: list[Sample]) ->
                 continue
             return Verdict(sample, "rule", verdict.notes)
     return verdict
-
-
-def _excuse(
-    trial: Trial, leaf: Leaf, sample: Sample, rng: np.random.Generator
-) -> rounding.Excuse | None:
-    """How rounding explains it: measured by the outputs where the slope is nearly none, as that
-    of a saturated sigmoid, y(1 - y)."""
-    with np.errstate(invalid="ignore", over="ignore"):
-        sizes = np.nan_to_num(np.abs(sample.c * trial.plain.value(sample.x)), posinf=0.0)
-    return trial.excuse(sample, leaf, rng, largest=float(sizes.max(initial=0.0)))
 
 
 def _certainty(sample: Sample, leaf: Leaf) -> float:
@@ -275,6 +266,7 @@ def explain(
             trial.parts,
             trial.subject.x,
             trial.shortened,
+            trial.integers(),
         )
         if gathered is not None:
             return diagnosis.diagnose(gathered)

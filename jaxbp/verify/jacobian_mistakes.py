@@ -11,6 +11,9 @@ import numpy as np
 from jaxbp.verify.evidence import Diagnosis, Evidence
 from jaxbp.verify.mistakes import entry_by_entry, jacobian_point, jacobians, rearrangements
 
+LARGEST_SQUARE = 64
+SPARE = 4
+"""A fit with no more equations than that to spare says nothing."""
 SAME = 1e-7
 """Relative to the largest: contributions this close are one."""
 
@@ -239,6 +242,35 @@ def through_a_sum(e: Evidence) -> Iterator[Diagnosis]:
             "say) is missing or wrong, all others are right",
             1.0,
         )
+
+
+def transposed_by_factors(e: Evidence) -> Iterator[Diagnosis]:
+    """The Jacobian where its transpose belongs, up to a factor for each output and each entry."""
+    found = jacobians(e)
+    if found is None or found[2].shape[0] != found[2].shape[1] or len(found[2]) > LARGEST_SQUARE:
+        return
+    _, got, truth, tolerance = found
+    got, truth = _cleaned(got, tolerance), _cleaned(truth, tolerance)
+    if _by_factors(got, truth.T) and not _by_factors(got, truth):
+        yield Diagnosis(
+            "transposed",
+            "the Jacobian stands where its transpose belongs, up to a factor for each output and "
+            "each entry: a solve, a product or a running sum goes the other way round",
+            1.0,
+        )
+
+
+def _by_factors(a: np.ndarray, b: np.ndarray) -> bool:
+    """Whether log |a_ij / b_ij| = r_i + s_j wherever they are not zero, in the same places."""
+    there = a != 0
+    if not np.array_equal(there, b != 0) or not there.any():
+        return False
+    i, j = np.nonzero(there)
+    design = np.zeros((len(i), sum(a.shape)))
+    design[np.arange(len(i)), i] = design[np.arange(len(i)), len(a) + j] = 1.0
+    ratio = np.log(np.abs(a[i, j] / b[i, j]))
+    factors, _, rank, _ = np.linalg.lstsq(design, ratio, rcond=None)
+    return bool(len(i) >= rank + SPARE and np.abs(design @ factors - ratio).max() <= 1e-6)
 
 
 def _rank(v: np.ndarray) -> int:

@@ -275,6 +275,22 @@ def displaced(e: Evidence) -> Iterator[Diagnosis]:
             return
 
 
+def integers_displaced(e: Evidence) -> Iterator[Diagnosis]:
+    """The truth for indices, lengths or labels off by one."""
+    for integers in e.integers:
+        for by in (1, -1):
+            vjp = integers.displaced(by)
+            answers = [
+                unpack(vjp(x, c)[e.leaf.part], e.leaf)
+                for x, c in zip(e.points, e.cotangents, strict=True)
+            ]
+            yield Diagnosis(
+                "shifted",
+                f"the cotangent is right for `{integers.name}` {'+' if by > 0 else '-'} 1",
+                e.explained(np.array(answers)),
+            )
+
+
 def adjoint_forgotten(e: Evidence) -> Iterator[Diagnosis]:
     """The Jacobian applied where its transpose belongs."""
     found = jacobians(e)

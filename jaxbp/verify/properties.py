@@ -4,6 +4,7 @@ Structure, shape and dtype of the cotangents; the forward pass of the rule again
 the same answer twice; zero for zero; linear in the cotangent; finite for finite inputs.
 """
 
+import dataclasses
 import inspect
 import re
 from collections.abc import Callable
@@ -16,7 +17,7 @@ import numpy as np
 from jaxbp.verify import comparison, data
 from jaxbp.verify.outcome import Outcome, numbers
 from jaxbp.verify.report import Finding
-from jaxbp.verify.subject import Leaf, Vector, pack
+from jaxbp.verify.subject import Leaf, LeafFunction, Leaves, Vector, pack, vjp_of
 from jaxbp.verify.trial import Trial
 
 HUGE = 1e4
@@ -330,7 +331,9 @@ def linear(trial: Trial, points: list[Vector], rng: np.random.Generator) -> Outc
             )
             for leaf in leaves:
                 wrong = sample.wrong(leaf) & np.isfinite(sample.expected[leaf.part])
-                if wrong.any() and leaf.name not in bad:
+                if not wrong.any() or leaf.name in bad:
+                    continue
+                if not _rounded_apart(trial, sample, leaf, c, d, (a, b), rng):
                     bad[leaf.name] = (leaf, sample)
     for leaf, sample in bad.values():
         word, why = _kind_of_nonlinear(trial, leaf, points[-1], rng)
@@ -340,6 +343,33 @@ def linear(trial: Trial, points: list[Vector], rng: np.random.Generator) -> Outc
     if not bad:
         outcome.row("linear", True, "linear in the cotangent from 1e-3 to 1e3")
     return outcome
+
+
+def _rounded_apart(
+    trial: Trial,
+    sample: comparison.Sample,
+    leaf: Leaf,
+    c: Vector,
+    d: Vector,
+    factors: tuple[float, float],
+    rng: np.random.Generator,
+) -> bool:
+    """Whether rounding explains it: that of a saturated softmax, y(c - y·c), is of c's own size."""
+    a, b = factors
+    with trial.rule.mode():
+        second = trial.rule.cotangents(d)
+
+    def asked(fn: LeafFunction) -> Callable[..., Any]:
+        vjp = vjp_of(fn)
+
+        def apart(leaves: Leaves, others: Leaves, cts: Leaves) -> Leaves:
+            first, then = vjp(leaves, others, cts)[1], vjp(leaves, others, second)[1]
+            return [a * u + b * v for u, v in zip(first, then, strict=True)]
+
+        return apart
+
+    one = dataclasses.replace(sample, c=c)
+    return trial.excuse(one, leaf, rng, asked, sides=(trial.rule,)) is not None
 
 
 def _kind_of_nonlinear(

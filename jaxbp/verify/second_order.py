@@ -133,18 +133,15 @@ def _compare(
             sample = comparison.compare(
                 rule.at(u), truth.at(u), x, c, extended, trial.eps, rng, label
             )
-            # What is differentiated, and rounded before that, is the gradient: where it saturates,
-            # σ(1 - σ) say, its own size is the measure.
-            first = float(np.nan_to_num(np.abs(trial.truth(x, c) * u), posinf=0.0).max(initial=0.0))
             wrong = [
                 part
                 for part in extended
                 if sample.wrong(part).any()
-                and trial.excuse(sample, part, rng, rule.make, u, largest=first) is None
+                and trial.excuse(sample, part, rng, rule.make, u) is None
             ]
             if label == "forward over reverse":
                 for part in wrong:
-                    _found(trial, sample, part, part.name, x, c, u, label, outcome, rng)
+                    _found(trial, sample, part, part.name, u, label, outcome, rng)
                 if wrong or leaf is subject.leaves[0]:
                     break
             elif wrong and not any(f.argument == leaf.name for f in outcome.findings):
@@ -154,7 +151,7 @@ def _compare(
                         np.max(np.nan_to_num(sample.excess()[p.part], posinf=1e300))
                     ),
                 )
-                _found(trial, sample, part, leaf.name, x, c, u, label, outcome, rng)
+                _found(trial, sample, part, leaf.name, u, label, outcome, rng)
 
 
 def _found(
@@ -162,15 +159,16 @@ def _found(
     sample: comparison.Sample,
     part: Leaf,
     blamed: str,
-    x: Vector,
-    c: Vector,
     u: Vector,
     label: str,
     outcome: Outcome,
     rng: np.random.Generator,
 ) -> None:
-    if label == "gradient of gradient" and part.argument >= 0:
-        verdict = _finite_difference(trial, sample, part, x, c, u, rng)
+    if part.argument >= 0:
+        some = np.zeros_like(sample.x)
+        some[part.part] = rng.normal(size=part.size)
+        moved, weights = (some, u) if label == "gradient of gradient" else (u, some)
+        verdict = _finite_difference(trial, sample, part, some, moved, weights)
         if verdict == "rule":
             outcome.notes.append(
                 f"{label}: the rule agrees with finite differences of the gradient of `{blamed}`, "
@@ -198,25 +196,23 @@ def _finite_difference(
     trial: Trial,
     sample: comparison.Sample,
     part: Leaf,
-    x: Vector,
-    c: Vector,
-    u: Vector,
-    rng: np.random.Generator,
+    some: Vector,
+    along: Vector,
+    weights: Vector,
 ) -> str:
-    """Who is right about d<VJP, u>/dx along a random direction of one leaf."""
-    direction = np.zeros_like(x)
-    direction[part.part] = rng.normal(size=part.size)
-    size = float(np.sqrt(np.mean(x[part.part] ** 2))) or 1.0
+    """Who is right about <answer, some>, which is the slope of <VJP, weights> along a direction."""
+    x, c, used = sample.x, sample.c, along != 0
+    size = float(np.sqrt(np.mean(x[used] ** 2))) or 1.0
 
     def slope(h: float) -> float:
-        above, below = trial.truth(x + h * direction, c), trial.truth(x - h * direction, c)
-        return float(np.dot(above - below, u) / (2 * h))
+        above, below = trial.truth(x + h * along, c), trial.truth(x - h * along, c)
+        return float(np.dot(above - below, weights) / (2 * h))
 
     steps = [slope(size * h) for h in (1e-3, 5e-4, 2.5e-4)]
     value = (4 * steps[2] - steps[1]) / 3
     error = 4 * abs(value - (4 * steps[1] - steps[0]) / 3) + 1e-6 * abs(value)
-    mine = float(np.dot(sample.got[part.part], direction[part.part]))
-    theirs = float(np.dot(sample.expected[part.part], direction[part.part]))
+    mine = float(np.dot(sample.got[part.part], some[part.part]))
+    theirs = float(np.dot(sample.expected[part.part], some[part.part]))
     if not np.isfinite(value):
         return "undecided"
     if abs(mine - value) <= error < abs(theirs - value):

@@ -5,6 +5,7 @@ shapes finds it again: a loop over seeds compiles once.
 """
 
 import collections
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ import jax
 import numpy as np
 
 from jaxbp.verify import comparison, data, primal, rounding
+from jaxbp.verify.evidence import Integers
 from jaxbp.verify.finite_differences import FiniteDifferences
 from jaxbp.verify.forward import Shortened
 from jaxbp.verify.subject import (
@@ -153,6 +155,30 @@ class Trial:
 
         return self.remember("shortened", make)
 
+    def integers(self) -> list[Integers]:
+        """The integer arguments, and the truth with each of them displaced."""
+        names = [self.subject.argument_names[a] for a in self.subject.other_arguments]
+
+        def displaced(number: int, by: int) -> Callable[[Vector, Vector], Vector]:
+            def vjp(x: Vector, c: Vector) -> Vector:
+                others = self.subject.others
+                try:
+                    self.subject.others = [*others]
+                    self.subject.others[number] = others[number] + np.asarray(
+                        by, others[number].dtype
+                    )
+                    return self.truth(x, c)
+                finally:
+                    self.subject.others = others
+
+            return vjp
+
+        return [
+            Integers(names[k], np.asarray(v), functools.partial(displaced, k))
+            for k, v in enumerate(self.subject.others)
+            if np.issubdtype(v.dtype, np.signedinteger)  # unsigned ones are keys and masks
+        ]
+
     def as_given(self, fn: LeafFunction) -> Pullback:
         """`fn` on the leaves as they were given."""
         return Pullback(self.subject, fn)
@@ -198,15 +224,19 @@ class Trial:
         rng: np.random.Generator,
         asked: Asked | None = None,
         *along: Vector,
-        largest: float = 0.0,
         sides: tuple[Pullback, ...] = (),
     ) -> rounding.Excuse | None:
         """How rounding explains that two answers differ.
 
         `asked(fn)` is the function of (leaves, others, cotangents, *along) that gave them, the VJP
-        if None, on each of the `sides`. Nothing that is larger than 1e-4 of the `largest`, or of
-        the largest expected entry, is rounding.
+        if None, on each of the `sides`. What is large beside the outputs, where the slope is nearly
+        none as that of a saturated sigmoid, y(1 - y), is no rounding.
         """
+        with np.errstate(invalid="ignore", over="ignore"):
+            outputs = np.nan_to_num(np.abs(sample.c * self.plain.value(sample.x)), posinf=0.0)
+        largest = float(outputs.max(initial=0.0))
+        for direction in along:
+            largest *= float(np.abs(direction).max(initial=0.0))
         questions = []
         for pullback in sides or (self.rule, self.truth):
             if pullback.interpreted:

@@ -55,12 +55,11 @@ def value_displaced(e: Evidence) -> Iterator[Diagnosis]:
     got, truth = e.got[same], e.truth[same]
     if e.leaf.size < 3 or not truth.any():
         return
-    room = 1e-7 * float(np.abs(got).max() + np.abs(truth).max())
+    top = float(np.abs(got).max() + np.abs(truth).max())
     for name, value in _bases(e, e.points[0]):
         if value.size != e.leaf.size or np.ptp(value) == 0:
             continue
         v = value.reshape(1, *e.leaf.shape)
-        size = float(np.abs(v).max())
         for word, sentence, moved in rearrangements(v, e.leaf.shape):
             if np.array_equal(moved, v):
                 continue
@@ -68,7 +67,8 @@ def value_displaced(e: Evidence) -> Iterator[Diagnosis]:
                 a, b = got * mine, truth * theirs
                 if 2 * np.count_nonzero(a) < np.count_nonzero(got):
                     continue  # zero for zero says nothing
-                if np.all(np.abs(a - b) <= room * size):
+                # Each by its own size: a mask's -1e30 among them makes no other one equal.
+                if np.all(np.abs(a - b) <= 1e-7 * top * (np.abs(mine) + np.abs(theirs))):
                     yield Diagnosis(
                         word, f"{name} enters {sentence}, or from one step to the next", 1.0
                     )
@@ -155,6 +155,7 @@ def _multiple(wanted: np.ndarray, value: np.ndarray) -> float:
 def _bases(e: Evidence, x: np.ndarray) -> list[tuple[str, np.ndarray]]:
     """The arguments and what is computed on the way, at `x`."""
     found = [(f"`{leaf.name}`", x[leaf.part].reshape(leaf.shape)) for leaf in e.leaves]
+    found += [(f"`{integers.name}`", integers.value.astype(float)) for integers in e.integers]
     found += e.values(x)
     distinct: list[tuple[str, np.ndarray]] = []
     seen = set()

@@ -349,7 +349,7 @@ cases.wrong(
 cases.wrong(
     "avg-pool-count-outside",
     "x",
-    ("border", "missing-term"),
+    ("border", "missing-term", "transposed"),
     "the count is that of the pixel, not of the window",
     edit={0: lambda d, x, dy: box(dy) / padded_counts(*x.shape[1:3], x.dtype)},
 )
