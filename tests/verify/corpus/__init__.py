@@ -17,6 +17,7 @@ from tests.verify.corpus import (
     precision,
     pytrees,
     scans,
+    structure,
     suspicious,
     transforms,
 )
@@ -39,6 +40,7 @@ FAMILIES = tuple(
         pytrees,
         suspicious,
         later,
+        structure,
     )
 )
 CASES: tuple[Case, ...] = tuple(case for family in FAMILIES for case in family)

@@ -386,14 +386,14 @@ cases.right(
 cases.wrong(
     "huber-not-clipped",
     "y",
-    "local",
+    ("local", "missing-term"),
     "the quadratic's slope everywhere",
     edit={0: lambda d, e, dl: dl * e},
 )
 cases.wrong(
     "huber-always-sign",
     "y",
-    "local",
+    ("local", "missing-term"),
     "the absolute value's slope everywhere",
     edit={0: lambda d, e, dl: dl * jnp.sign(e)},
 )
