@@ -4,11 +4,12 @@ A column matrix holds, for each window, the value of each cell of the kernel and
 y[windows, O] = columns[windows, |K|·C] w[|K|·C, O]. Backward, the product with wᵀ gives each cell's
 share of dx, and the product with dy gives dw. The matrix is |K| times as large as the input, so
 forward and dx pay where windows are few. For dw a few examples are laid out at a time, as many as
-the cache holds (fresh memory for all of them would cost more than the product), and the windows lie
-last, as a matrix product reads its long axis fastest.
+the cache holds: fresh memory for all of them would cost more than the product.
 """
 
 from __future__ import annotations
+
+import math
 
 import jax
 import jax.numpy as jnp
@@ -20,8 +21,11 @@ from jaxbp.lowering.pieces import sum_pieces
 from jaxbp.lowering.slices import pad, slices, unslice
 from jaxbp.window import Window
 
-# Bytes of columns and dy to hold at a time: the share of the last cache that is worth it.
+# Bytes of columns to hold at a time: the share of the last cache that is worth it.
 PIECE = 4 << 20
+# How many sums a product of this many entries is split into.
+SUMS = 4
+SMALL = 1 << 15
 
 
 def can(x: jax.Array, w: jax.Array, window: Window, groups: int) -> bool:
@@ -44,8 +48,7 @@ def can_input_grad(
 def conv(x: jax.Array, w: jax.Array, window: Window, groups: int) -> jax.Array:
     """y[N, *S_out, O] of x[N, *S, C] and w[*K, C, O], the sum (3.5)."""
     wide = sum_dtype(x.dtype)
-    cells = slices(pad(x.astype(wide), window, 0), window, x.shape)
-    columns = jnp.concatenate(list(cells), axis=-1)
+    columns = _columns(x.astype(wide), window)
     return (columns @ w.astype(wide).reshape(-1, w.shape[-1])).astype(x.dtype)
 
 
@@ -66,20 +69,20 @@ def conv_kernel_grad(x: jax.Array, dy: jax.Array, window: Window, groups: int) -
     """dw[*K, C, O] of x[N, *S, C] and dy[N, *S_out, O], the sum (3.6)."""
     wide = sum_dtype(x.dtype)
     c, o = x.shape[-1], dy.shape[-1]
-    example = (window.cells * c + o) * dy[0, ..., 0].size * np.dtype(wide).itemsize
+    example = window.cells * c * dy[0, ..., 0].size * np.dtype(wide).itemsize
 
     def piece(x: jax.Array, dy: jax.Array) -> jax.Array:
-        return _columns(x.astype(wide), window) @ dy.astype(wide).reshape(-1, o)
+        columns = _columns(x.astype(wide), window).reshape(-1, window.cells * c)
+        dy = dy.astype(wide).reshape(-1, o)
+        # A small product of long sums runs faster as a few of shorter ones.
+        sums = math.gcd(SUMS, dy.shape[0]) if columns.shape[-1] * o <= SMALL else 1
+        split = (a.reshape(sums, -1, a.shape[-1]) for a in (columns, dy))
+        return jnp.sum(lax.dot_general(*split, (((1,), (1,)), ((0,), (0,)))), axis=0)
 
     dw: jax.Array = sum_pieces(piece, max(1, PIECE // example), x, dy)
     return dw.reshape(*window.size, c, o).astype(x.dtype)
 
 
 def _columns(x: jax.Array, window: Window) -> jax.Array:
-    """[|K|·C, N·S_out]: the slice of each cell, channels before examples."""
-    n, *spatial, c = x.shape
-    x = jnp.moveaxis(x, -1, 0).reshape(c * n, *spatial, 1)
-    # The barrier has the transposed copy made once, not read across in every slice.
-    x = lax.optimization_barrier(pad(x, window, 0))
-    cells = list(slices(x, window, (c * n, *spatial, 1)))
-    return jnp.stack(cells).reshape(window.cells * c, -1)
+    """[N, *S_out, |K|·C]: the slice of each cell, side by side."""
+    return jnp.concatenate(list(slices(pad(x, window, 0), window, x.shape)), axis=-1)

@@ -20,7 +20,7 @@ from jaxbp.lowering import (
     axes,
     blocks,
     columns,
-    lanes,
+    folds,
     phases,
     pointwise,
     scatter,
@@ -41,30 +41,23 @@ def _is_float32(*arrays: jax.Array) -> bool:
     return all(a.dtype == jnp.float32 for a in arrays)
 
 
-# Examples that fill the vector lanes.
-LANES = 64
+def _folds_win(x: jax.Array, w: jax.Array, window: Window, groups: int) -> bool:
+    return _is_float32(x, w) and _folding_pays(x.shape, w.shape[-1], window)
 
 
-def _lanes_win(x: jax.Array, w: jax.Array, window: Window, groups: int) -> bool:
-    # XLA's own product is narrow for few features; from some terms on it makes up for that.
-    return (
-        _is_float32(x, w)
-        and x.shape[0] >= LANES
-        and window.cells * x.shape[-1] <= 32
-        and w.shape[-1] <= 16
-    )
-
-
-def _lanes_win_input_grad(
+def _folds_win_input_grad(
     dy: jax.Array, w: jax.Array, input_shape: Shape, window: Window, groups: int
 ) -> bool:
-    return (
-        _is_float32(dy, w)
-        and dy.shape[0] >= LANES
-        and w.shape[-2] <= 8
-        and w.shape[-1] <= 16
-        and 2 <= window.cells <= UNROLLED
-    )
+    return _is_float32(dy, w) and _folding_pays(dy.shape, w.shape[-2], window)
+
+
+def _folds_win_kernel_grad(x: jax.Array, dy: jax.Array, window: Window, groups: int) -> bool:
+    return _is_float32(x, dy) and x.shape[-1] <= 3 and dy.shape[-1] <= 16
+
+
+def _folding_pays(x: Shape, features: int, window: Window) -> bool:
+    # The wider kernel multiplies more, by zeros: too much where the products are long already.
+    return (features <= 16 and x[-1] <= 6) or (features <= 8 and x[-1] <= 16)
 
 
 # The share of XLA's convolution that is not products is large where windows are few and channels
@@ -163,13 +156,14 @@ TABLE.update(
     {
         "conv": (
             Row("pointwise", pointwise.conv, pointwise.can, always),
-            Row("lanes", lanes.conv, lanes.can, _lanes_win),
+            Row("folds", folds.conv, folds.can, _folds_win),
             Row("winograd", winograd.conv, winograd.can, _winograd_wins),
             Row("columns", columns.conv, columns.can, _few_windows),
             Row("xla", xla.conv, always, always),
         ),
         "conv_kernel_grad": (
             Row("pointwise", pointwise.conv_kernel_grad, pointwise.can_kernel_grad, always),
+            Row("folds", folds.conv_kernel_grad, folds.can_kernel_grad, _folds_win_kernel_grad),
             Row(
                 "winograd",
                 winograd.conv_kernel_grad,
@@ -181,7 +175,7 @@ TABLE.update(
         ),
         "conv_input_grad": (
             Row("pointwise", pointwise.conv_input_grad, pointwise.can_input_grad, always),
-            Row("lanes", lanes.conv_input_grad, lanes.can_input_grad, _lanes_win_input_grad),
+            Row("folds", folds.conv_input_grad, folds.can_input_grad, _folds_win_input_grad),
             Row(
                 "winograd",
                 winograd.conv_input_grad,

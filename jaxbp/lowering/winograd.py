@@ -26,6 +26,7 @@ from jax import lax
 
 from jaxbp.arguments import Shape, sum_dtype
 from jaxbp.lowering import xla
+from jaxbp.lowering.finite import if_finite
 from jaxbp.lowering.pieces import each_piece, sum_pieces
 from jaxbp.lowering.slices import pad
 from jaxbp.window import Window
@@ -76,7 +77,7 @@ def conv(x: jax.Array, w: jax.Array, window: Window, groups: int) -> jax.Array:
         return y.astype(x.dtype)
 
     def piece(x: jax.Array) -> jax.Array:
-        return lax.cond(_finite(x), fast, lambda x: xla.conv(x, w, window, groups), x)
+        return if_finite(fast, lambda x: xla.conv(x, w, window, groups), x)
 
     return each_piece(piece, _examples(x.shape, tiles), x)
 
@@ -113,7 +114,7 @@ def conv_kernel_grad(x: jax.Array, dy: jax.Array, window: Window, groups: int) -
         def plain(x: jax.Array, dy: jax.Array) -> jax.Array:
             return xla.conv_kernel_grad(x.astype(wide), dy.astype(wide), window, groups)
 
-        return lax.cond(_finite(x) & _finite(dy), fast, plain, x, dy)
+        return if_finite(fast, plain, x, dy)
 
     return sum_pieces(piece, _examples(x.shape, tiles), x, dy).astype(x.dtype)
 
@@ -131,11 +132,6 @@ def _examples(shape: Shape, tiles: Shape) -> int:
     """How many examples a piece has."""
     transformed = 4 * int(np.prod([4 * t for t in tiles])) * shape[-1]
     return max(1, PIECE // transformed)
-
-
-def _finite(a: jax.Array) -> jax.Array:
-    # Channel by channel first: a sum over the leading axes runs in vector lanes.
-    return jnp.isfinite(jnp.sum(a * 0, axis=tuple(range(a.ndim - 1)))).all()
 
 
 def _transformed(x: jax.Array, window: Window, tiles: Shape) -> jax.Array:

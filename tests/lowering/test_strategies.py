@@ -7,7 +7,7 @@ import pytest
 
 import jaxbp
 from jaxbp import lowering
-from jaxbp.lowering import blocks, columns, table, winograd
+from jaxbp.lowering import blocks, columns, folds, table, winograd
 from jaxbp.lowering.choice import TABLE
 from jaxbp.window import make_window
 from tests.tolerance import assert_close
@@ -108,12 +108,24 @@ def test_gives_the_plain_sum(operation, name, rng):
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_minimal_filtering_keeps_what_is_not_finite_in_its_place(bad, rng):
-    (x, w), static = operations(rng, "3×3")["conv"]
+@pytest.mark.parametrize("strategy", [winograd, folds])
+@pytest.mark.parametrize("operation", ["conv", "conv_input_grad"])
+def test_what_is_not_finite_stays_in_its_place(operation, strategy, bad, rng):
+    (x, w), static = operations(rng, "3×3")[operation]
     x = x.at[1, 2, 3, 0].set(bad)
-    ours, plain = winograd.conv(x, w, *static), TABLE["conv"][-1].run(x, w, *static)
+    ours = getattr(strategy, operation)(x, w, *static)
+    plain = TABLE[operation][-1].run(x, w, *static)
     assert_close(ours, np.asarray(plain, np.float64), terms=200)
     assert np.isfinite(np.asarray(ours)).mean() > 0.9
+
+
+def test_one_guard_serves_a_whole_batch_under_vmap(rng):
+    (x, w), static = operations(rng, "3×3")["conv"]
+    batched = jax.vmap(lambda x: folds.conv(x, w, *static))
+    program = str(jax.make_jaxpr(batched)(x[None]))
+    assert "cond[" in program
+    assert "select_n" not in program
+    assert_close(batched(x[None])[0], np.asarray(folds.conv(x, w, *static), np.float64), terms=200)
 
 
 @pytest.mark.parametrize(("operation", "name"), ROWS)
