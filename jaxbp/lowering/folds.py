@@ -65,8 +65,9 @@ def conv(x: jax.Array, w: jax.Array, window: Window, groups: int) -> jax.Array:
     outputs = window.output(x.shape[1:-1])[-1]
     c, o = w.shape[-2:]
     fold = _fold(outputs, o)
-    wider, advance = _wider(window, fold)
-    cells, s = wider.size[-1] * advance, window.stride[-1]
+    wider, s = _wider(window, fold), window.stride[-1]
+    advance = s * fold
+    cells = wider.size[-1] * advance
     places = [_at(w, -3, s * j, cells) for j in range(fold)]
     kernel = jnp.stack(places, axis=-2).reshape(*wider.size, advance * c, fold * o)
 
@@ -91,7 +92,7 @@ def conv_kernel_grad(x: jax.Array, dy: jax.Array, window: Window, groups: int) -
     wide = sum_dtype(x.dtype)
     outputs, o = dy.shape[-2:]
     fold = _fold(outputs, o)
-    wider, advance = _wider(window, fold)
+    wider = _wider(window, fold)
     x_folded = _folded(x.astype(wide), window, wider, fold, outputs)
     dy_folded = _at(dy.astype(wide), -2, 0, -(-outputs // fold) * fold)
     dy_folded = dy_folded.reshape(*dy.shape[:-2], -1, fold * o)
@@ -113,8 +114,8 @@ def _fold(outputs: int, features: int) -> int:
     return next((fold for fold in range(most, max(1, most // 2), -1) if outputs % fold == 0), most)
 
 
-def _wider(window: Window, fold: int) -> tuple[Window, int]:
-    """The window of x′, padded already along the last axis, and L."""
+def _wider(window: Window, fold: int) -> Window:
+    """The window of w′ over x′, which is padded already along the last axis."""
     s = window.stride[-1]
     advance = s * fold
     size = -(-(s * (fold - 1) + window.size[-1]) // advance)
@@ -123,7 +124,7 @@ def _wider(window: Window, fold: int) -> tuple[Window, int]:
         (*window.stride[:-1], 1),
         (*window.padding[:-1], (0, 0)),
         window.dilation,
-    ), advance
+    )
 
 
 def _folded(x: jax.Array, window: Window, wider: Window, fold: int, outputs: int) -> jax.Array:
