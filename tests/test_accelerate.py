@@ -218,7 +218,7 @@ def test_a_dilated_max_pool_gets_the_gradient_that_jax_refuses(float64):
 
 POOLINGS_LEFT_ALONE = {
     "not real floating": lambda x: lax.reduce_window(
-        x.astype("int32"), np.iinfo("int32").min, lax.max, (1, 2), (1, 1), "VALID"
+        x.astype("int32"), np.int32(np.iinfo("int32").min), lax.max, (1, 2), (1, 1), "VALID"
     ),
     "a minimum": lambda x: lax.reduce_window(x, jnp.inf, lax.min, (1, 2), (1, 1), "VALID"),
     "input is dilated": lambda x: lax.reduce_window(
