@@ -41,7 +41,7 @@ class Program(NamedTuple):
     def run(self) -> Any:
         """Return the function's results, its operations bound one by one in the caller's trace."""
         jaxpr = opened(self.jaxpr)
-        if not jax.config.read("jax_disable_jit"):
+        if not jax.config.jax_disable_jit:  # type: ignore[attr-defined]
             context = trace_context()
             equations = [_in_jit(equation, context) for equation in jaxpr.eqns]
             jaxpr = jaxpr.replace(eqns=equations, debug_info=jaxpr.debug_info)
