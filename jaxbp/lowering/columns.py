@@ -76,8 +76,8 @@ def conv_kernel_grad(x: jax.Array, dy: jax.Array, window: Window, groups: int) -
         dy = dy.astype(wide).reshape(-1, o)
         # A small product of long sums runs faster as a few of shorter ones.
         sums = math.gcd(SUMS, dy.shape[0]) if columns.shape[-1] * o <= SMALL else 1
-        split = (a.reshape(sums, -1, a.shape[-1]) for a in (columns, dy))
-        return jnp.sum(lax.dot_general(*split, (((1,), (1,)), ((0,), (0,)))), axis=0)
+        columns, dy = (a.reshape(sums, -1, a.shape[-1]) for a in (columns, dy))
+        return jnp.sum(lax.dot_general(columns, dy, (((1,), (1,)), ((0,), (0,)))), axis=0)
 
     dw: jax.Array = sum_pieces(piece, max(1, PIECE // example), x, dy)
     return dw.reshape(*window.size, c, o).astype(x.dtype)

@@ -66,7 +66,7 @@ def _few_windows(x: jax.Array, w: jax.Array, window: Window, groups: int) -> boo
     windows = x.shape[0] * _size(window.output(x.shape[1:-1]))
     return (
         _is_float32(x, w)
-        and windows <= 1024
+        and windows < min(w.shape[-2:])
         and min(w.shape[-2:]) >= 32
         and window.cells <= UNROLLED
     )
