@@ -18,6 +18,7 @@ CASES = {
     "3×3": ((7, 6), (3, 3), 1, "SAME", 1, 1, 3, 4, 5),
     "3×3 cropped": ((9, 8), (3, 3), 1, [(-1, 2), (0, -1)], 1, 1, 2, 3, 3),
     "strides and one-sided padding": ((9, 8), (3, 2), (2, 3), [(1, 2), (0, 1)], 1, 1, 3, 4, 5),
+    "cropped before, padded after": ((9, 8), (3, 3), 1, [(-2, 1), (0, -1)], 1, 1, 2, 3, 3),
     "dilated": ((9, 8), (3, 3), 1, "SAME", 2, 1, 3, 4, 2),
     "stride beyond the window, groups": ((9, 8), (2, 2), 3, "VALID", 1, 2, 4, 6, 2),
     "stride in one axis, dilation in the other": (
