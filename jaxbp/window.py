@@ -41,6 +41,19 @@ class Window(NamedTuple):
         """The padding before each spatial axis."""
         return tuple(low for low, _ in self.padding)
 
+    @property
+    def turned(self) -> Window:
+        """The window of the convolution that is this one's input gradient, where no stride is.
+
+        Its kernel is this one's, turned by 180° (3.7).
+        """
+        return self._replace(
+            padding=tuple(
+                (span - 1 - low, span - 1 - high)
+                for span, (low, high) in zip(self.span, self.padding, strict=True)
+            )
+        )
+
     def offsets(self) -> Iterator[Shape]:
         """Each cell's place from the window's first cell, dilated, in row-major order."""
         for cell in itertools.product(*map(range, self.size)):

@@ -57,7 +57,7 @@ def can_input_grad(
     dy: jax.Array, w: jax.Array, input_shape: Shape, window: Window, groups: int
 ) -> bool:
     """As forward, without stride."""
-    return set(window.stride) == {1} and can(dy, w, _adjoint(window), groups)
+    return set(window.stride) == {1} and can(dy, w, window.turned, groups)
 
 
 def conv(x: jax.Array, w: jax.Array, window: Window, groups: int) -> jax.Array:
@@ -83,8 +83,7 @@ def conv_input_grad(
     dy: jax.Array, w: jax.Array, input_shape: Shape, window: Window, groups: int
 ) -> jax.Array:
     """dx[N, *S, C], the sum (3.7): without stride, a convolution with the kernel turned."""
-    turned = jnp.swapaxes(lax.rev(w, tuple(range(len(window.size)))), -1, -2)
-    return conv(dy, turned, _adjoint(window), groups)
+    return conv(dy, xla.turned(w), window.turned, groups)
 
 
 def conv_kernel_grad(x: jax.Array, dy: jax.Array, window: Window, groups: int) -> jax.Array:
@@ -140,14 +139,3 @@ def _at(a: jax.Array, axis: int, low: int, length: int) -> jax.Array:
     config = [(0, 0, 0)] * a.ndim
     config[axis] = (low, length - low - a.shape[axis], 0)
     return lax.pad(a, np.zeros((), a.dtype), config)
-
-
-def _adjoint(window: Window) -> Window:
-    """The window of the convolution that is this one's input gradient, if it has no stride."""
-    pairs = zip(window.span, window.padding, strict=True)
-    return Window(
-        window.size,
-        window.stride,
-        tuple((span - 1 - low, span - 1 - high) for span, (low, high) in pairs),
-        window.dilation,
-    )

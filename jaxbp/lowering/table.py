@@ -42,22 +42,22 @@ def _is_float32(*arrays: jax.Array) -> bool:
 
 
 def _folds_win(x: jax.Array, w: jax.Array, window: Window, groups: int) -> bool:
-    return _is_float32(x, w) and _folding_pays(x.shape, w.shape[-1], window)
+    return _is_float32(x, w) and _folding_pays(x.shape[-1], w.shape[-1])
 
 
 def _folds_win_input_grad(
     dy: jax.Array, w: jax.Array, input_shape: Shape, window: Window, groups: int
 ) -> bool:
-    return _is_float32(dy, w) and _folding_pays(dy.shape, w.shape[-2], window)
+    return _is_float32(dy, w) and _folding_pays(dy.shape[-1], w.shape[-2])
 
 
 def _folds_win_kernel_grad(x: jax.Array, dy: jax.Array, window: Window, groups: int) -> bool:
     return _is_float32(x, dy) and x.shape[-1] <= 3 and dy.shape[-1] <= 16
 
 
-def _folding_pays(x: Shape, features: int, window: Window) -> bool:
+def _folding_pays(channels: int, features: int) -> bool:
     # The wider kernel multiplies more, by zeros: too much where the products are long already.
-    return (features <= 16 and x[-1] <= 6) or (features <= 8 and x[-1] <= 16)
+    return (features <= 16 and channels <= 6) or (features <= 8 and channels <= 16)
 
 
 # The share of XLA's convolution that is not products is large where windows are few and channels

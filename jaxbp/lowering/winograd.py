@@ -54,7 +54,7 @@ def can_input_grad(
     dy: jax.Array, w: jax.Array, input_shape: Shape, window: Window, groups: int
 ) -> bool:
     """As forward."""
-    return can(dy, w, _adjoint(window), groups) and 0 not in input_shape
+    return can(dy, w, window.turned, groups) and 0 not in input_shape
 
 
 def conv(x: jax.Array, w: jax.Array, window: Window, groups: int) -> jax.Array:
@@ -86,8 +86,7 @@ def conv_input_grad(
     dy: jax.Array, w: jax.Array, input_shape: Shape, window: Window, groups: int
 ) -> jax.Array:
     """dx[N, *S, C], the sum (3.7): without stride, a convolution with the kernel turned."""
-    turned = jnp.swapaxes(lax.rev(w, tuple(range(len(window.size)))), -1, -2)
-    return conv(dy, turned, _adjoint(window), groups)
+    return conv(dy, xla.turned(w), window.turned, groups)
 
 
 def conv_kernel_grad(x: jax.Array, dy: jax.Array, window: Window, groups: int) -> jax.Array:
@@ -117,11 +116,6 @@ def conv_kernel_grad(x: jax.Array, dy: jax.Array, window: Window, groups: int) -
         return if_finite(fast, plain, x, dy)
 
     return sum_pieces(piece, _examples(x.shape, tiles), x, dy).astype(x.dtype)
-
-
-def _adjoint(window: Window) -> Window:
-    """The window of the convolution that is this one's input gradient."""
-    return window._replace(padding=tuple((2 - low, 2 - high) for low, high in window.padding))
 
 
 def _tiles(output: Sequence[int]) -> Shape:

@@ -89,6 +89,11 @@ def conv_input_grad(
     )
 
 
+def turned(w: jax.Array) -> jax.Array:
+    """The kernel [*K, O, C] of the convolution that is the input gradient without stride (3.7)."""
+    return jnp.swapaxes(lax.rev(w, tuple(range(w.ndim - 2))), -1, -2)
+
+
 def _convolve(
     x: jax.Array, w: jax.Array, shape: Shape, *, padding: Sequence[tuple[int, int]], **options: Any
 ) -> jax.Array:
