@@ -8,6 +8,7 @@ exact goes before one that is not, and a simple one before an involved one.
 from collections.abc import Callable, Iterable
 
 from jaxbp.verify import (
+    backward_mistakes,
     forward_mistakes,
     jacobian_mistakes,
     mistakes,
@@ -57,6 +58,10 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
     value_mistakes.taken_elsewhere,
     term_mistakes.two_factors,
     value_mistakes.another_value,
+    backward_mistakes.residual_exchanged,
+    backward_mistakes.residual_powered,
+    backward_mistakes.value_rearranged,
+    backward_mistakes.summed_elsewhere,
     mistakes.one_region,
     jacobian_mistakes.mask_forgotten,
     jacobian_mistakes.centred,
@@ -64,7 +69,7 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
     jacobian_mistakes.contributions_moved,
     jacobian_mistakes.redistributed,
     mistakes.factor,
-    forward_mistakes.step_left_out,
+    forward_mistakes.step_changed,
     jacobian_mistakes.through_a_sum,
 )
 """Simple ones first."""

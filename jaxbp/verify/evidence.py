@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxbp.verify.backward import Backward
 from jaxbp.verify.forward import Shortened
 from jaxbp.verify.subject import Leaf, Vector, unpack
 from jaxbp.verify.terms import Parts
@@ -51,6 +52,8 @@ class Evidence:
     """The arguments that the rule was first called with."""
     shortened: Callable[[], Shortened | None] = lambda: None
     """The reference without any one of its steps, where that works."""
+    backward: Callable[[], Backward | None] = lambda: None
+    """The reference's backward with any one value replaced, where that works."""
     integers: tuple[Integers, ...] = ()
     kept: dict[Any, Any] = dataclasses.field(default_factory=dict)
     """What several hypotheses ask for, computed once."""
@@ -121,6 +124,7 @@ def gather(
     parts: Callable[[], Parts | None] = lambda: None,
     given: Vector | None = None,
     shortened: Callable[[], Shortened | None] = lambda: None,
+    backward: Callable[[], Backward | None] = lambda: None,
     integers: Sequence[Integers] = (),
 ) -> Evidence | None:
     """The evidence in (x, c, got, expected, tolerance) for one leaf; None if none is finite."""
@@ -147,5 +151,6 @@ def gather(
         parts,
         given,
         shortened,
+        backward,
         tuple(integers),
     )

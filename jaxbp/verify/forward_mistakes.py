@@ -1,7 +1,7 @@
-"""The mistakes of a backward that computes the forward anew, and leaves a step of it out.
+"""The mistakes of a backward that computes the forward anew, and does one step of it otherwise.
 
 A mask, a scale, a bias or an activation that is missing there gives the exact derivative of another
-function: the one without that step.
+function: the one without that step. So does a state that is kept after its step and not before.
 """
 
 from collections.abc import Iterator
@@ -14,13 +14,13 @@ from jaxbp.verify.subject import unpack
 MOST_STEPS = 80
 
 
-def step_left_out(e: Evidence) -> Iterator[Diagnosis]:
-    """The derivative of the function without one of its steps."""
+def step_changed(e: Evidence) -> Iterator[Diagnosis]:
+    """The derivative of the function with one of its steps changed."""
     shortened = e.shortened()
     if shortened is None:
         return
     error = float(np.sum((e.got[0] - e.truth[0]) ** 2))
-    for step, what in enumerate(shortened.steps[:MOST_STEPS]):
+    for step, (word, change) in enumerate(shortened.steps[:MOST_STEPS]):
         answer = unpack(shortened.answer(e.points[0], e.cotangents[0], step)[e.leaf.part], e.leaf)
         with np.errstate(over="ignore", invalid="ignore"):
             left = float(np.sum((e.got[0] - answer) ** 2))
@@ -31,8 +31,8 @@ def step_left_out(e: Evidence) -> Iterator[Diagnosis]:
             for x, c in zip(e.points, e.cotangents, strict=True)
         ]
         yield Diagnosis(
-            "missing-term",
-            f"the cotangent is the one of the function without its {what}: a step of the forward "
-            "is left out where it is computed anew",
+            word,
+            f"the cotangent is the one of the function {change}: so the forward is computed anew, "
+            "or kept",
             e.explained(np.array(answers)),
         )

@@ -266,6 +266,7 @@ def explain(
             trial.parts,
             trial.subject.x,
             trial.shortened,
+            trial.backward,
             trial.integers(),
         )
         if gathered is not None:

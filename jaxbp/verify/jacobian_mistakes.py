@@ -224,13 +224,13 @@ def through_a_sum(e: Evidence) -> Iterator[Diagnosis]:
     sizes = []
     for rows, columns in _components(error != 0):
         part = error[np.ix_(rows, columns)]
-        if min(part.shape) < 4:
+        if min(part.shape) < 3:
             if np.abs(part).max() > 0:
                 sizes.append((min(part.shape), 1, 1))
             continue
         whole = truth[np.ix_(rows, columns)]
         sizes.append((min(part.shape), _rank(part), _rank(whole)))
-    large = [s for s in sizes if s[0] >= 4]
+    large = [s for s in sizes if s[0] >= 3]
     if not large or len(large) < len(sizes):
         return
     if all(2 * rank <= size and 2 * rank <= right for size, rank, right in large):

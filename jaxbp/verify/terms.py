@@ -332,7 +332,7 @@ class _Run:
         self, eqn: Any, operands: list[Any], flows: list[bool], here: tuple[Any, ...]
     ) -> list[Any]:
         p = eqn.params
-        n_consts, n_carry = _scan_sizes(p, len(operands))
+        n_consts, n_carry = scan_sizes(p, len(operands))
         body, length = _closed(p["jaxpr"]), p["length"]
         consts, init = operands[:n_consts], operands[n_consts : n_consts + n_carry]
         xs = operands[n_consts + n_carry :]
@@ -382,7 +382,7 @@ class _Run:
         return [*carry, *ys]
 
 
-def _scan_sizes(params: Any, count: int) -> tuple[int, int]:
+def scan_sizes(params: Any, count: int) -> tuple[int, int]:
     """How many constants and how many carried values a scan has; newer JAX keeps them as a tree."""
     if "num_consts" in params:
         return params["num_consts"], params["num_carry"]

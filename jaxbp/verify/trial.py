@@ -7,12 +7,13 @@ shapes finds it again: a loop over seeds compiles once.
 import collections
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
 
 from jaxbp.verify import comparison, data, primal, rounding
+from jaxbp.verify.backward import Backward
 from jaxbp.verify.evidence import Integers
 from jaxbp.verify.finite_differences import FiniteDifferences
 from jaxbp.verify.forward import Shortened
@@ -33,6 +34,7 @@ FULL_ROWS = 48
 SAMPLED_ROWS = 16
 
 Asked = Callable[[LeafFunction], Callable[..., Any]]
+Made = TypeVar("Made")
 
 
 class Trial:
@@ -123,37 +125,36 @@ class Trial:
 
     def parts(self) -> Parts | None:
         """The plain function's derivative taken apart; None where its program cannot be."""
-
-        def make() -> Parts | None:
-            fn, pullback = (
-                (self.plain_fn, self.plain) if self.has_rule else (self.truth_fn, self.truth)
-            )
-            x, c = self.subject.x, np.ones(self.output_size)
-            try:
-                parts = Parts(self.subject, fn, pullback)
-                whole, truth = parts.answer(x, c, parts.whole()), pullback(x, c)
-            except Exception:  # a primitive that cannot be bound anew: then without this part
-                return None
-            return parts if np.allclose(whole, truth, 1e-6, equal_nan=True) else None
-
-        return self.remember("parts", make)
+        return self._taken_apart(Parts, lambda made, x, c: made.answer(x, c, made.whole()))
 
     def shortened(self) -> Shortened | None:
         """The plain function without any one of its steps; None where its program cannot be run."""
+        return self._taken_apart(Shortened, lambda made, x, c: made.answer(x, c, -1))
 
-        def make() -> Shortened | None:
+    def backward(self) -> Backward | None:
+        """The plain function's backward with any value replaced; None where it cannot be run."""
+        return self._taken_apart(Backward, Backward.answer)
+
+    def _taken_apart(
+        self,
+        kind: Callable[[Subject, LeafFunction, Pullback], Made],
+        whole: Callable[[Made, Vector, Vector], Vector],
+    ) -> Made | None:
+        """The plain function as `kind` takes it apart; None where that does not give its VJP."""
+
+        def make() -> Made | None:
             fn, pullback = (
                 (self.plain_fn, self.plain) if self.has_rule else (self.truth_fn, self.truth)
             )
             x, c = self.subject.x, np.ones(self.output_size)
             try:
-                shortened = Shortened(self.subject, fn, pullback)
-                whole, truth = shortened.answer(x, c, -1), pullback(x, c)
+                made = kind(self.subject, fn, pullback)
+                answer, truth = whole(made, x, c), pullback(x, c)
             except Exception:  # a primitive that cannot be bound anew: then without this
                 return None
-            return shortened if np.allclose(whole, truth, 1e-6, equal_nan=True) else None
+            return made if np.allclose(answer, truth, 1e-6, equal_nan=True) else None
 
-        return self.remember("shortened", make)
+        return self.remember(kind, make)
 
     def integers(self) -> list[Integers]:
         """The integer arguments, and the truth with each of them displaced."""
