@@ -74,7 +74,8 @@ class Backward:
     def _run(
         self, leaves: Leaves, others: Leaves, cts: Leaves, replaced: Any, other: Any
     ) -> tuple[Leaves, Leaves]:
-        self.known, seen = [], []
+        self.known = []
+        seen: Leaves = []
         numbers: dict[int, int] = {}  # by the identity of what stands in for a value
 
         def replaceable(value: Any, **fields: Any) -> Any:

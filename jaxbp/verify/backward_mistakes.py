@@ -58,25 +58,26 @@ def summed_elsewhere(e: Evidence) -> Iterator[Diagnosis]:
     if backward is None:
         return
     changes = (
-        (total, number, other, mean, unit)
-        for total, number in itertools.product(backward.known, range(len(backward.known)))
-        if total.summed is not None and number > total.summed
-        for shape in (backward.known[total.summed].shape,)
+        (whole, axes, number, other, mean, unit)
+        for _, _, whole, axes in backward.known
+        if whole is not None
+        for number in range(whole + 1, len(backward.known))
+        for shape in (backward.known[whole].shape,)
         if backward.known[number] == Value("`broadcast_in_dim`", shape)
-        for other in _other_axes(shape, total.axes)
+        for other in _other_axes(shape, axes)
         for mean in (False, True)
-        for unit in (None, *_constant_along(total.axes, shape, backward.known))
+        for unit in (None, *_constant_along(axes, shape, backward.known))
     )
-    for total, number, other, mean, unit in itertools.islice(changes, MOST_TRIED):
+    for whole, axes, number, other, mean, unit in itertools.islice(changes, MOST_TRIED):
 
         def change(  # type: ignore[no-untyped-def]
-            values, _, total=total, number=number, other=other, mean=mean, unit=unit
+            values, _, whole=whole, axes=axes, number=number, other=other, mean=mean, unit=unit
         ):
             # What is the same for all that is summed may stand inside of the sum or outside.
             with np.errstate(all="ignore"):
                 factor = 1.0 if unit is None else values[unit]
-                right = (values[total.summed] * factor).sum(axis=total.axes, keepdims=True)
-                wrong = (values[total.summed] * factor).sum(axis=other, keepdims=True)
+                right = (values[whole] * factor).sum(axis=axes, keepdims=True)
+                wrong = (values[whole] * factor).sum(axis=other, keepdims=True)
                 share = wrong.size / right.size if mean else 1.0
                 return np.nan_to_num(values[number] / right * wrong * share)
 
@@ -84,8 +85,8 @@ def summed_elsewhere(e: Evidence) -> Iterator[Diagnosis]:
         yield Diagnosis(
             "missing-term",
             f"the cotangent is right for a {what} over axes {list(other)} where the backward takes "
-            f"one over axes {list(total.axes)}, of an array of shape "
-            f"{list(backward.known[total.summed].shape)}",
+            f"one over axes {list(axes)}, of an array of shape "
+            f"{list(backward.known[whole].shape)}",
             _share(e, backward, [number], change),
         )
 

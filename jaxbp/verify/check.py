@@ -125,7 +125,7 @@ def check_vjp(
         findings=tuple(outcome.findings),
         powers=tuple(powers),
         precisions=tuple(precisions),
-        warnings=compiler.warnings(),
+        warnings=compiler.warnings(trial.programs),
         notes=tuple(dict.fromkeys([*trial.notes, *outcome.notes])),
         seed=seed,
         seconds=time.perf_counter() - began,

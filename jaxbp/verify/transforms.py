@@ -13,11 +13,13 @@ from jax.sharding import PartitionSpec as P
 from jaxbp.verify import comparison
 from jaxbp.verify.outcome import Outcome, numbers
 from jaxbp.verify.report import Finding
-from jaxbp.verify.subject import QUICK, Leaf, LeafFunction, Leaves, Vector, pack, vjp_of
+from jaxbp.verify.subject import QUICK, Leaf, LeafFunction, Leaves, Pullback, Vector, pack, vjp_of
 from jaxbp.verify.trial import Trial
 
 BATCH = 2
 MOST_SUBSETS = 9
+DEVICES = 2
+"""What goes wrong only over several devices goes wrong over two."""
 
 LeavesVjp = Callable[[Leaves, Leaves, Leaves], Leaves]
 
@@ -48,18 +50,21 @@ class Situation:
         """The plain VJP at `x` for cotangent `which`, and what rounding may do to it."""
         key = (x.tobytes(), which)
         if key not in self._plain:
-            c = self.cotangents[which]
-            answer = self.rule(x, c)
-            moved = comparison.spread(self.rule, x, c, self.eps, self.rng)
-            leaves = self.trial.subject.leaves
-            for leaf in leaves:
-                part = moved[leaf.part]
-                if part.size:
-                    np.maximum(part, np.median(part), out=part)
-            tolerance = comparison.SPREADS * moved
-            tolerance += comparison.rounding(answer, leaves, self.eps)
-            self._plain[key] = answer, tolerance
+            self._plain[key] = self.answered(self.rule, x, self.cotangents[which])
         return self._plain[key]
+
+    def answered(self, pullback: Pullback, x: Vector, c: Vector) -> tuple[Vector, Vector]:
+        """An answer, and what rounding may do to it."""
+        answer = pullback(x, c)
+        moved = comparison.spread(pullback, x, c, self.eps, self.rng)
+        leaves = self.trial.subject.leaves
+        for leaf in leaves:
+            part = moved[leaf.part]
+            if part.size:
+                np.maximum(part, np.median(part), out=part)
+        tolerance = comparison.SPREADS * moved
+        tolerance += comparison.rounding(answer, leaves, self.eps)
+        return answer, tolerance
 
     def leaves(self, x: Vector) -> Leaves:
         return self.trial.subject.cast(x, self.rule.dtype)
@@ -423,36 +428,61 @@ def _shard_maps(s: Situation) -> list[Composition]:
     first = next((leaf for leaf in subject.leaves if leaf.shape and leaf.size), None)
     if first is None:
         raise NotApplicable("no array with an axis to split")
-    # The plain call is the answer to compare with only on one device: a function need not act on
-    # its leading axis entry by entry.
-    mesh = Mesh(np.array(jax.devices()[:1]), ("shard",), axis_types=(AxisType.Auto,))
     length = first.shape[0]
 
-    def spec(shape: tuple[int, ...], argument: int) -> P:
-        split = argument == first.argument or (
-            argument > 0 and shape[:1] == (length,) and _batched(s)
+    def is_split(shape: tuple[int, ...], argument: int) -> bool:
+        return bool(shape) and (
+            argument == first.argument or (argument > 0 and shape[:1] == (length,) and _batched(s))
         )
-        return P("shard") if shape and split else P()
 
-    leaf_specs = [spec(leaf.shape, leaf.argument) for leaf in subject.leaves]
-    other_specs = [
-        spec(np.shape(v), a) for v, a in zip(subject.others, subject.other_arguments, strict=True)
-    ]
+    shapes = [leaf.shape for leaf in subject.leaves], [np.shape(v) for v in subject.others]
+    arguments = [leaf.argument for leaf in subject.leaves], subject.other_arguments
+    split = tuple(
+        list(map(is_split, every, owners)) for every, owners in zip(shapes, arguments, strict=True)
+    )
     fn = s.trial.rule_fn
+    x = s.points[0]
+
+    def parts(leaves: Leaves, others: Leaves) -> Leaves:
+        """What the devices must give together, one after the other on one device."""
+        together = []
+        for device in range(DEVICES):
+            mine = [
+                [jnp.split(v, DEVICES)[device] if on else v for v, on in zip(vs, ons, strict=True)]
+                for vs, ons in zip((leaves, others), split, strict=True)
+            ]
+            together.append(fn(*mine))
+        return [jnp.stack(outs) for outs in zip(*together, strict=True)]
+
+    lengths = [
+        shape[0]
+        for every, ons in zip(shapes, split, strict=True)
+        for shape, on in zip(every, ons, strict=True)
+        if on
+    ]
+    count, expected, cts = 1, s.plain(x, 0), [np.expand_dims(c, 0) for c in s.ct(0)]
+    if len(jax.devices()) >= DEVICES and not any(n % DEVICES for n in lengths):
+        plain = Pullback(subject, parts, s.rule.dtype)
+        try:
+            c = s.rng.standard_normal(sum(int(np.prod(out.shape)) for out in plain.outputs()))
+            expected, cts = s.answered(plain, x, c), plain.cotangents(c)
+            count = DEVICES
+        except Exception:  # it refuses a part of its arguments: then all of them on one device
+            pass
+    mesh = Mesh(np.array(jax.devices()[:count]), ("shard",), axis_types=(AxisType.Auto,))
+    specs = tuple([P("shard") if on else P() for on in ons] for ons in split)
 
     def local(leaves: Leaves, others: Leaves) -> Leaves:
         return [jnp.expand_dims(out, 0) for out in fn(leaves, others)]
 
-    shard = jax.shard_map(
-        local, mesh=mesh, in_specs=(leaf_specs, other_specs), out_specs=P("shard")
-    )
-    x = s.points[0]
+    shard = jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=P("shard"))
+    over = "one device" if count == 1 else f"{count} devices"
     return [
         Composition(
-            f"shard_map with {first.name} split and the rest replicated",
+            f"shard_map over {over} with {first.name} split and the rest replicated",
             _vjp_leaves(shard),
-            (s.leaves(x), subject.others, [np.expand_dims(c, 0) for c in s.ct(0)]),
-            [s.plain(x, 0)],
+            (s.leaves(x), subject.others, cts),
+            [expected],
         )
     ]
 

@@ -59,6 +59,8 @@ class Trial:
         self.given = Pullback(self.subject, self.rule_fn)
         self._memo: dict[Any, Any] = {}
         self.notes: list[str] = []
+        self.programs: list[Any] = []
+        """The VJPs as they were traced."""
         self._prepared = False
 
     def prepare(self) -> None:
@@ -117,6 +119,7 @@ class Trial:
                     return pullback, max(_eps(v.dtype) for v in self.subject.leaves)
                 self.notes.append(f"{who} cannot be traced in float64: {_first_line(error)}")
                 continue
+            self.programs.append(program)
             eps = primal.coarsest_eps(program, np.float64)
             if dtype is not None and eps > _eps(np.dtype(np.float64)):
                 self.notes.append(f"{who} does not compute in float64 throughout")

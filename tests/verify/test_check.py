@@ -169,3 +169,22 @@ def test_a_function_that_asks_for_values_is_named():
         check_vjp(branching, np.ones(3, np.float32))
     with pytest.raises(TypeError, match=r"must be traceable"):
         check_vjp(lambda x: jnp.asarray(np.sin(np.asarray(x))), np.ones(3, np.float32))
+
+
+@pytest.mark.parametrize(("combined", "right"), [(jax.lax.psum, True), (jax.lax.pmean, False)])
+def test_a_replicated_argument_s_cotangent_is_summed_over_the_devices(combined, right):
+    def over_devices(dx, dw, dy):
+        axes = tuple(jax.typeof(dw).manual_axis_type.varying)
+        return dx, combined(dw, axes) if axes else dw
+
+    found = check_vjp(layer_rule(over_devices), *layer_arguments(), checks=("shard-map",))
+    assert words(found) == (set() if right else {("w", "shard-map")})
+    (row,) = found.checks
+    assert row.ok is right
+    assert "2 devices" in row.detail
+
+
+def test_one_device_has_it_all_where_the_examples_cannot_be_shared_out():
+    report = check_vjp(jnp.sin, normal(3), checks=("shard-map",))
+    assert report.checks[0].ok
+    assert "one device" in report.checks[0].detail
