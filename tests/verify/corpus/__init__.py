@@ -13,6 +13,7 @@ from tests.verify.corpus import (
     later,
     losses,
     normalisation,
+    one_value,
     pooling,
     precision,
     pytrees,
@@ -41,6 +42,7 @@ FAMILIES = tuple(
         suspicious,
         later,
         structure,
+        one_value,
     )
 )
 CASES: tuple[Case, ...] = tuple(case for family in FAMILIES for case in family)
