@@ -7,6 +7,8 @@ forgets such a thing gives exactly the answer of one setting of the gates.
 """
 
 import dataclasses
+import itertools
+from collections import Counter
 from functools import partial
 from typing import Any
 
@@ -149,42 +151,29 @@ class _Run:
     def evaluate(
         self, program: Any, args: list[Any], active: list[bool], place: tuple[Any, ...]
     ) -> list[Any]:
-        jaxpr, consts = program.jaxpr, program.consts
-        env: dict[Any, Any] = dict(zip(jaxpr.constvars, consts, strict=True))
-        env.update(zip(jaxpr.invars, args, strict=True))
+        jaxpr = program.jaxpr
         lively = {v for v, on in zip(jaxpr.invars, active, strict=True) if on}
-        uses: dict[Any, int] = {}
-        for eqn in jaxpr.eqns:
-            for v in eqn.invars:
-                if not isinstance(v, core.Literal):
-                    uses[v] = uses.get(v, 0) + 1
-        for v in jaxpr.outvars:
-            if not isinstance(v, core.Literal):
-                uses[v] = uses.get(v, 0) + 1
+        used = [v for eqn in jaxpr.eqns for v in eqn.invars] + list(jaxpr.outvars)
+        uses = Counter(v for v in used if not isinstance(v, core.Literal))
+        numbers = itertools.count()
 
-        def read(atom: Any) -> Any:
-            return atom.val if isinstance(atom, core.Literal) else env[atom]
-
-        for number, eqn in enumerate(jaxpr.eqns):
-            here = (*place, number)
-            operands = [read(v) for v in eqn.invars]
+        def apply(eqn: Any, operands: list[Any]) -> list[Any]:
+            here = (*place, next(numbers))
             flows = [
                 not isinstance(v, core.Literal) and v in lively and _inexact(v.aval)
                 for v in eqn.invars
             ]
             if not any(flows):
-                results = primal.bind(eqn, eqn.params, operands)
-                env.update(zip(eqn.outvars, results, strict=True))
-                continue
+                return primal.bind(eqn, eqn.params, operands)
             name = eqn.primitive.name
             branching = sum(flows) > 1 and name not in _CALLS and name not in _WITH_OWN_PATHS
             for i, v in enumerate(eqn.invars):
                 if flows[i] and (branching or uses[v] > 1):
                     operands[i] = self._path(here, eqn, i, operands[i], (place, v))
-            results = self._equation(eqn, operands, flows, here)
-            env.update(zip(eqn.outvars, results, strict=True))
             lively.update(v for v in eqn.outvars if _inexact(v.aval))
-        return [read(v) for v in jaxpr.outvars]
+            return self._equation(eqn, operands, flows, here)
+
+        return primal.walk(program, args, apply, inline=lambda eqn: None)
 
     def _path(self, here: tuple[Any, ...], eqn: Any, i: int, value: Any, variable: Any) -> Any:
         gate = self.owner.gate(
