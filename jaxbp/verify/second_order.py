@@ -177,6 +177,12 @@ def _found(
             return
         if verdict == "kink":
             return
+    elif _is_the_first_order(trial, sample, part, u, rng):
+        outcome.notes.append(
+            f"{label}: by the incoming cotangent the rule's derivative is its first order, as it "
+            "must be; autodiff of the reference is not (an index out of bounds does that)"
+        )
+        return
     message = (
         f"the cotangent of `{blamed}` is right, but its own derivative by {_by(part)} is not "
         f"({label}): is something in fwd or bwd detached (stop_gradient, a residual computed "
@@ -186,6 +192,20 @@ def _found(
         Finding("second-order", blamed, "second-order", message, "rule", **numbers(sample, part)),  # type: ignore[arg-type]
         f"wrong for {blamed}, {label}",
     )
+
+
+def _is_the_first_order(
+    trial: Trial, sample: comparison.Sample, part: Leaf, u: Vector, rng: np.random.Generator
+) -> bool:
+    """Whether the rule alone is right by the cotangent, in which a VJP is linear.
+
+    So the slope of <VJP, u> along another cotangent is the VJP for that one.
+    """
+    other = rng.normal(size=trial.output_size)
+    slope = float(np.dot(trial.truth(sample.x, other), u))
+    room = float(np.dot(sample.tolerance[part.part], np.abs(other)))
+    mine, theirs = (np.dot(v[part.part], other) for v in (sample.got, sample.expected))
+    return bool(abs(mine - slope) <= room < abs(theirs - slope))
 
 
 def _by(part: Leaf) -> str:

@@ -188,3 +188,20 @@ def test_one_device_has_it_all_where_the_examples_cannot_be_shared_out():
     report = check_vjp(jnp.sin, normal(3), checks=("shard-map",))
     assert report.checks[0].ok
     assert "one device" in report.checks[0].detail
+
+
+def test_autodiff_that_contradicts_its_first_order_is_no_judge_of_the_second():
+    def taken(x, i):
+        return x[i]
+
+    def bwd(residuals, dy):
+        x, i = residuals
+        return jnp.zeros_like(x).at[i].add(dy), None
+
+    beyond = jnp.asarray([1, 5], "int32")
+    report = check_vjp(rule(taken, bwd), normal(3), beyond, checks=("gradient", "second-order"))
+    assert report.ok, str(report)
+    assert any("out of bounds" in note for note in report.notes)
+    detached = rule(taken, lambda kept, dy: bwd(kept, jax.lax.stop_gradient(dy)))
+    report = check_vjp(detached, normal(3), beyond, checks=("gradient", "second-order"))
+    assert words(report) == {("x", "second-order")}
