@@ -1,5 +1,7 @@
 """Every strategy gives the plain sums, in every case that it says it can do."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -53,6 +55,12 @@ def numbers(rng, shape, dtype=np.float32):
     return jnp.asarray(rng.standard_normal(shape), dtype)
 
 
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def as_one_program(run, static, *operands):
+    """Outside jit every operation of a strategy would be a program of its own to compile."""
+    return run(*operands, *static)
+
+
 def operations(rng, case, draw=numbers):
     """Each operation's operands and static arguments."""
     spatial, kernel, stride, padding, dilation, groups, c, o, n = CASES[case]
@@ -60,7 +68,7 @@ def operations(rng, case, draw=numbers):
     x, w = draw(rng, (n, *spatial, c)), draw(rng, (*kernel, c // groups, o))
     dy = draw(rng, (n, *window.output(spatial), o))
     pooled = draw(rng, (n, *window.output(spatial), c))
-    _, winner = TABLE["max_pool"][-1].run(x, window)
+    _, winner = as_one_program(TABLE["max_pool"][-1].run, (window,), x)
     made = {
         "conv": ((x, w), (window, groups)),
         "conv_kernel_grad": ((x, dy), (window, groups)),
@@ -93,12 +101,12 @@ def test_gives_the_plain_sum(operation, name, rng):
         if not row.can(*operands, *static):
             continue
         tried += 1
-        ours = jax.jit(lambda *a, row=row, static=static: row.run(*a, *static))(*operands)
+        ours = as_one_program(row.run, static, *operands)
         wide = [
             a.astype(np.float64) if a.dtype == np.float32 else a for a in map(np.asarray, operands)
         ]
         with jax.enable_x64(True):
-            truth = TABLE[operation][-1].run(*map(jnp.asarray, wide), *static)
+            truth = as_one_program(TABLE[operation][-1].run, static, *wide)
         for mine, true in zip(jax.tree.leaves(ours), jax.tree.leaves(truth), strict=True):
             if jnp.issubdtype(mine.dtype, jnp.integer):
                 np.testing.assert_array_equal(mine, true)
@@ -114,8 +122,8 @@ def test_gives_the_plain_sum(operation, name, rng):
 def test_what_is_not_finite_stays_in_its_place(operation, strategy, bad, rng):
     (x, w), static = operations(rng, "3×3")[operation]
     x = x.at[1, 2, 3, 0].set(bad)
-    ours = getattr(strategy, operation)(x, w, *static)
-    plain = TABLE[operation][-1].run(x, w, *static)
+    ours = as_one_program(getattr(strategy, operation), static, x, w)
+    plain = as_one_program(TABLE[operation][-1].run, static, x, w)
     assert_close(ours, np.asarray(plain, np.float64), terms=200)
     assert np.isfinite(np.asarray(ours)).mean() > 0.9
 
@@ -138,19 +146,22 @@ def test_is_differentiable_both_ways(operation, name, rng):
             break
     inexact = [a for a in operands if jnp.issubdtype(a.dtype, jnp.floating)]
     rest = operands[len(inexact) :]
+    tangents = [numbers(rng, a.shape) for a in inexact]
 
-    def f(run):
+    def value(run):
         return lambda *a: jax.tree.leaves(run(*a, *rest, *static))[0]
 
-    ours, plain = f(row.run), f(TABLE[operation][-1].run)
-    tangents = [numbers(rng, a.shape) for a in inexact]
-    dy = numbers(rng, jax.eval_shape(plain, *inexact).shape)
-    for mine, true in (
-        (jax.jvp(ours, inexact, tangents)[1], jax.jvp(plain, inexact, tangents)[1]),
-        (jax.vjp(ours, *inexact)[1](dy), jax.vjp(plain, *inexact)[1](dy)),
-    ):
-        for a, b in zip(jax.tree.leaves(mine), jax.tree.leaves(true), strict=True):
-            assert_close(a, np.asarray(b, np.float64), terms=800)
+    dy = numbers(rng, jax.eval_shape(value(row.run), *inexact).shape)
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def both_ways(run, inexact, tangents, dy):
+        f = value(run)
+        return jax.jvp(f, inexact, tangents)[1], jax.vjp(f, *inexact)[1](dy)
+
+    mine = both_ways(row.run, inexact, tangents, dy)
+    true = both_ways(TABLE[operation][-1].run, inexact, tangents, dy)
+    for a, b in zip(jax.tree.leaves(mine), jax.tree.leaves(true), strict=True):
+        assert_close(a, np.asarray(b, np.float64), terms=800)
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
@@ -161,9 +172,9 @@ def test_half_precision_sums_in_float32(operation, name, dtype, rng):
     operands, static = operations(rng, case, draw)[operation]
     row = row_of(operation, name)
     assert row.can(*operands, *static)
-    ours = jax.tree.leaves(row.run(*operands, *static))[0]
+    ours = jax.tree.leaves(as_one_program(row.run, static, *operands))[0]
     wide = [a.astype(jnp.float32) if a.dtype == dtype else a for a in operands]
-    truth = jax.tree.leaves(TABLE[operation][-1].run(*wide, *static))[0]
+    truth = jax.tree.leaves(as_one_program(TABLE[operation][-1].run, static, *wide))[0]
     assert ours.dtype == (jnp.float32 if operation == "sum_pool" else dtype)
     assert_close(ours, np.asarray(truth, np.float64), terms=400)
 

@@ -7,6 +7,9 @@ import zlib
 
 import pytest
 
+# An inner session forgets what it imports first, and JAX cannot be imported twice.
+import jaxbp.verify.command  # noqa: F401
+
 pytest_plugins = ["pytester"]
 
 RULES = """
