@@ -42,7 +42,7 @@ def crops_and_pads(program: Any) -> bool:
 def _miscompiles_products() -> bool:
     """The reproducer of jax-ml/jax#39103 (once a process)."""
     n = 32_769
-    rows = jnp.stack([jnp.arange(n, dtype="float32"), jnp.zeros(n), jnp.zeros(n)], axis=1)
+    rows = jnp.zeros((n, 3), "float32").at[:, 0].set(jnp.arange(n, dtype="float32"))
     identity = jnp.eye(3, dtype="float32")
     squares = jax.jit(jax.vmap(lambda row: jnp.sum((identity @ row) ** 2)))(rows)
     return bool(float(squares[-1]) != float(n - 1) ** 2)
