@@ -21,8 +21,9 @@ from jaxbp.lowering.pieces import sum_pieces
 from jaxbp.lowering.slices import pad, slices, unslice
 from jaxbp.window import Window
 
-# Bytes of columns to hold at a time: the share of the last cache that is worth it.
-PIECE = 4 << 20
+# Bytes of columns to hold at a time: the share of the last cache that is worth it. With more, a
+# step's temporaries sooner pass the 32 MiB from which glibc maps, and faults in, fresh pages.
+PIECE = 3 << 20
 # How many sums a product of this many entries is split into.
 SUMS = 4
 SMALL = 1 << 15
