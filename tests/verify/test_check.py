@@ -205,3 +205,21 @@ def test_autodiff_that_contradicts_its_first_order_is_no_judge_of_the_second():
     detached = rule(taken, lambda kept, dy: bwd(kept, jax.lax.stop_gradient(dy)))
     report = check_vjp(detached, normal(3), beyond, checks=("gradient", "second-order"))
     assert words(report) == {("x", "second-order")}
+
+
+def test_wrong_only_under_vmap_over_two_of_four_arguments():
+    @jax.custom_batching.custom_vmap
+    def product(a, b, c):
+        return a * b * c
+
+    @product.def_vmap
+    def _(size, batched, a, b, c):
+        return (2 if batched == [True, False, True] else 1) * a * b * c, True
+
+    def bwd(args, dy):
+        a, b, c, d = args
+        return dy * b * c * d, dy * a * c * d, dy * a * b * d, dy * product(a, b, c)
+
+    four = rule(lambda a, b, c, d: a * b * c * d, bwd)
+    found = check_vjp(four, *(normal(3) for _ in range(4)), checks=("gradient", "vmap"))
+    assert words(found) == {("d", "vmap")}, str(found)
