@@ -41,7 +41,7 @@ IN_FULL = (
     "softplus-saturated",
 )  # fmt: skip
 
-wrong_cases = list(WRONG) if WHOLE else everyday(WRONG, each=3)
+wrong_cases = list(WRONG) if WHOLE else everyday(WRONG, each=2)
 right_cases = [
     case for case in RIGHT if WHOLE or case.family == "suspicious" or case.name in MISLEADING
 ]
