@@ -1,4 +1,4 @@
-"""The pytest plugin, in sessions of their own; one of them, and its workers, as processes."""
+"""The pytest plugin, in sessions of their own."""
 
 import json
 import subprocess
@@ -6,9 +6,6 @@ import sys
 import zlib
 
 import pytest
-
-# An inner session forgets what it imports first, and JAX cannot be imported twice.
-import jaxbp.verify.command  # noqa: F401
 
 pytest_plugins = ["pytester"]
 
@@ -46,19 +43,19 @@ def test_without():
 
 @pytest.fixture
 def session(pytester, monkeypatch):
-    """Run pytest on two rules and three tests."""
+    """Run pytest, in a process of its own, on two rules and three tests."""
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
     pytester.makeini("[pytest]\nfilterwarnings = error\n")
     pytester.makepyfile(rules=RULES, test_rules=TESTS)
 
-    def run(*options, how=pytester.runpytest_inprocess):
-        return how("-p", "no:cacheprovider", *options)
+    def run(*options):
+        return pytester.runpytest_subprocess("-p", "no:cacheprovider", *options)
 
     return run
 
 
-def test_the_report_is_the_failure_message(session, pytester):
-    result = session(how=pytester.runpytest_subprocess)
+def test_the_report_is_the_failure_message(session):
+    result = session()
     result.assert_outcomes(passed=2, failed=1)
     result.stdout.fnmatch_lines(
         [
