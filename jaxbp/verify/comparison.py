@@ -80,12 +80,17 @@ def compare(
     """Evaluate both at one point, with the tolerance of every entry."""
     mine, theirs = got(x, c), expected(x, c)
     moved = spread(got, x, c, eps, rng) + spread(expected, x, c, eps, rng)
+    return Sample(x, c, mine, theirs, tolerance(moved, theirs, leaves, eps), label)
+
+
+def tolerance(moved: Vector, expected: Vector, leaves: Iterable[Leaf], eps: float) -> Vector:
+    """How far an answer may be from the expected one that last bits of the input moved so far."""
+    moved = moved.copy()
     for leaf in leaves:  # three trials may miss an entry's spread: no entry has less than most
         part = moved[leaf.part]
         if part.size:
             np.maximum(part, np.median(part), out=part)
-    tolerance = SPREADS * moved + rounding(theirs, leaves, eps)
-    return Sample(x, c, mine, theirs, tolerance, label)
+    return SPREADS * moved + rounding(expected, leaves, eps)
 
 
 def rounding(expected: Vector, leaves: Iterable[Leaf], eps: float) -> Vector:

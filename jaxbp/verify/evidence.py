@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from jaxbp.verify.backward import Backward
-from jaxbp.verify.forward import Shortened
+from jaxbp.verify.forward import Altered
 from jaxbp.verify.subject import Leaf, Vector, unpack
 from jaxbp.verify.terms import Parts
 
@@ -50,8 +50,8 @@ class Evidence:
     """The reference's derivative taken apart, where that works."""
     given: Vector | None = None
     """The arguments that the rule was first called with."""
-    shortened: Callable[[], Shortened | None] = lambda: None
-    """The reference without any one of its steps, where that works."""
+    altered: Callable[[], Altered | None] = lambda: None
+    """The reference with any one of its steps changed, where that works."""
     backward: Callable[[], Backward | None] = lambda: None
     """The reference's backward with any one value replaced, where that works."""
     integers: tuple[Integers, ...] = ()
@@ -123,7 +123,7 @@ def gather(
     reference: Vjp,
     parts: Callable[[], Parts | None] = lambda: None,
     given: Vector | None = None,
-    shortened: Callable[[], Shortened | None] = lambda: None,
+    altered: Callable[[], Altered | None] = lambda: None,
     backward: Callable[[], Backward | None] = lambda: None,
     integers: Sequence[Integers] = (),
 ) -> Evidence | None:
@@ -150,7 +150,7 @@ def gather(
         reference,
         parts,
         given,
-        shortened,
+        altered,
         backward,
         tuple(integers),
     )

@@ -30,7 +30,7 @@ class Step(NamedTuple):
     """Goes on from "the function"."""
 
 
-class Shortened:
+class Altered:
     """The VJP of a function with one step changed, whichever is asked for, compiled once."""
 
     def __init__(self, subject: Subject, fn: LeafFunction, pullback: Pullback) -> None:

@@ -16,18 +16,18 @@ MOST_STEPS = 80
 
 def step_changed(e: Evidence) -> Iterator[Diagnosis]:
     """The derivative of the function with one of its steps changed."""
-    shortened = e.shortened()
-    if shortened is None:
+    altered = e.altered()
+    if altered is None:
         return
     error = float(np.sum((e.got[0] - e.truth[0]) ** 2))
-    for step, (word, change) in enumerate(shortened.steps[:MOST_STEPS]):
-        answer = unpack(shortened.answer(e.points[0], e.cotangents[0], step)[e.leaf.part], e.leaf)
+    for step, (word, change) in enumerate(altered.steps[:MOST_STEPS]):
+        answer = unpack(altered.answer(e.points[0], e.cotangents[0], step)[e.leaf.part], e.leaf)
         with np.errstate(over="ignore", invalid="ignore"):
             left = float(np.sum((e.got[0] - answer) ** 2))
         if not left <= 1e-9 * error:
             continue
         answers = [
-            unpack(shortened.answer(x, c, step)[e.leaf.part], e.leaf)
+            unpack(altered.answer(x, c, step)[e.leaf.part], e.leaf)
             for x, c in zip(e.points, e.cotangents, strict=True)
         ]
         yield Diagnosis(

@@ -265,7 +265,7 @@ def explain(
             trial.truth,
             trial.parts,
             trial.subject.x,
-            trial.shortened,
+            trial.altered,
             trial.backward,
             trial.integers(),
         )

@@ -59,13 +59,7 @@ class Situation:
         answer = pullback(x, c)
         moved = comparison.spread(pullback, x, c, self.eps, self.rng)
         leaves = self.trial.subject.leaves
-        for leaf in leaves:
-            part = moved[leaf.part]
-            if part.size:
-                np.maximum(part, np.median(part), out=part)
-        tolerance = comparison.SPREADS * moved
-        tolerance += comparison.rounding(answer, leaves, self.eps)
-        return answer, tolerance
+        return answer, comparison.tolerance(moved, answer, leaves, self.eps)
 
     def leaves(self, x: Vector) -> Leaves:
         return self.trial.subject.cast(x, self.rule.dtype)

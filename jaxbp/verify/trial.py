@@ -16,7 +16,7 @@ from jaxbp.verify import comparison, data, primal, rounding
 from jaxbp.verify.backward import Backward
 from jaxbp.verify.evidence import Integers
 from jaxbp.verify.finite_differences import FiniteDifferences
-from jaxbp.verify.forward import Shortened
+from jaxbp.verify.forward import Altered
 from jaxbp.verify.subject import (
     Leaf,
     LeafFunction,
@@ -130,9 +130,9 @@ class Trial:
         """The plain function's derivative taken apart; None where its program cannot be."""
         return self._taken_apart(Parts, lambda made, x, c: made.answer(x, c, made.whole()))
 
-    def shortened(self) -> Shortened | None:
-        """The plain function without any one of its steps; None where its program cannot be run."""
-        return self._taken_apart(Shortened, lambda made, x, c: made.answer(x, c, -1))
+    def altered(self) -> Altered | None:
+        """The plain function with any one step changed; None where its program cannot be run."""
+        return self._taken_apart(Altered, lambda made, x, c: made.answer(x, c, -1))
 
     def backward(self) -> Backward | None:
         """The plain function's backward with any value replaced; None where it cannot be run."""

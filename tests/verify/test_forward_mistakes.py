@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxbp.verify import forward_mistakes as mistakes
-from jaxbp.verify.forward import Shortened, Step
+from jaxbp.verify.forward import Altered, Step
 from jaxbp.verify.subject import Pullback, Subject
 from tests.verify.evidence import evidence, leaves_of, random, sentences, vjp_of, words
 from tests.verify.rules import normal
@@ -14,7 +14,7 @@ X6 = leaves_of(x=(6,))
 
 
 class Steps:
-    """Stands in for `Shortened`: a Jacobian for each step."""
+    """Stands in for `Altered`: a Jacobian for each step."""
 
     def __init__(self, jacobians):
         self.steps = [Step("missing-term", f"without step {k}") for k in range(len(jacobians))]
@@ -26,7 +26,7 @@ class Steps:
 
 def test_the_step_whose_absence_explains_the_error_is_named():
     truth, other, without = (random(6, 6, seed=k) for k in range(3))
-    found = evidence(truth, without, X6, shortened=lambda: Steps([other, without]))
+    found = evidence(truth, without, X6, altered=lambda: Steps([other, without]))
     assert words(mistakes.step_changed, found) == ["missing-term"]
     assert "without step 1" in sentences(mistakes.step_changed, found)[0]
     assert not words(mistakes.step_changed, evidence(truth, without, X6))
@@ -40,22 +40,22 @@ def test_a_step_that_explains_one_question_alone_is_not_named():
     def now_and_then(x):
         return without if np.array_equal(x, first) else truth
 
-    found = evidence(truth, without, X6, shortened=lambda: Steps([now_and_then]))
+    found = evidence(truth, without, X6, altered=lambda: Steps([now_and_then]))
     assert not words(mistakes.step_changed, found)
 
 
-def shortened(fn, *args):
+def altered(fn, *args):
     subject = Subject(fn, args, {})
     leaf_fn = subject.function(fn)
     pullback = Pullback(subject, leaf_fn, np.float64)
-    return Shortened(subject, leaf_fn, pullback), subject.x
+    return Altered(subject, leaf_fn, pullback), subject.x
 
 
 def test_steps_left_out_and_a_scan_differentiated_late():
     def squared_twice(x):
         return jax.lax.scan(lambda s, _: (s * s, None), jnp.sin(x), None, 2)[0]
 
-    made, x = shortened(squared_twice, normal(3))
+    made, x = altered(squared_twice, normal(3))
     c, s = np.array([1.0, 2.0, -1.0]), np.sin(x)
     steps = {step.change: k for k, step in enumerate(made.steps)}
     np.testing.assert_allclose(made.answer(x, c, -1), c * 4 * s**3 * np.cos(x), rtol=1e-12)
