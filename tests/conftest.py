@@ -1,12 +1,17 @@
 """What holds for every test: devices, promotion, seeds and the profile of the property tests."""
 
 import os
+import signal
 
 # shard_map needs several devices; the flag counts only before JAX starts its backend.
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=2"
 ).strip()
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+# A suite started in the background (`… &`) ignores Ctrl-C, and so would the programs it tries it on.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import hypothesis
 import jax
