@@ -9,7 +9,7 @@ os.environ["XLA_FLAGS"] = (
 ).strip()
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
-# A suite started in the background (`… &`) ignores Ctrl-C, and so would the programs it tries it on.
+# A suite started behind `&` ignores Ctrl-C, and so would the programs that it tries it on.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 

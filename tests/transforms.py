@@ -51,12 +51,19 @@ def value_and_cotangents(fn: Function, args: Arguments, dy: Any = None) -> tuple
     return y, [cotangents[i] for i in differentiable(args)]
 
 
+def compiled(fn: Function, args: Arguments, dy: Any = None) -> Any:
+    """The same as one program, which compiles quicker than operation by operation."""
+    return jax.jit(lambda args, dy: value_and_cotangents(fn, args, dy))(
+        [jnp.asarray(a) for a in args], dy
+    )
+
+
 def check_plain(rule: Function, plain: Function, args: Arguments, *, terms: int) -> None:
     """Value and cotangents eagerly and under jit; each in its primal's dtype."""
-    expected = _jitted(plain, args)
+    expected = compiled(plain, args)
     actual = value_and_cotangents(rule, args)
     assert_trees_close(actual, expected, terms=terms)
-    assert_trees_close(_jitted(rule, args), expected, terms=terms)
+    assert_trees_close(compiled(rule, args), expected, terms=terms)
     for i, cotangent in zip(differentiable(args), actual[1], strict=True):
         primal = jnp.asarray(args[i])
         assert cotangent.dtype == primal.dtype, f"argument {i}: {cotangent.dtype}"
@@ -145,7 +152,7 @@ def check_checkpoint(rule: Function, plain: Function, args: Arguments, *, terms:
     def remat(fn: Function) -> Function:
         return jax.checkpoint(lambda *args: jnp.sin(fn(*args)))
 
-    assert_trees_close(_jitted(remat(rule), args), _jitted(remat(plain), args), terms=terms)
+    assert_trees_close(compiled(remat(rule), args), compiled(remat(plain), args), terms=terms)
 
 
 def check_scan(
@@ -170,7 +177,9 @@ def check_scan(
 
         return over_time
 
-    assert_trees_close(_jitted(scanned(rule), args), _jitted(scanned(plain), args), terms=2 * terms)
+    assert_trees_close(
+        compiled(scanned(rule), args), compiled(scanned(plain), args), terms=2 * terms
+    )
 
 
 def check_shard_map(
@@ -220,7 +229,7 @@ def check_export(rule: Function, plain: Function, args: Arguments, *, terms: int
     function = jax.jit(lambda *args: value_and_cotangents(rule, args))
     exported = jax.export.export(function, platforms=PLATFORMS)(*map(jnp.asarray, args))
     assert exported.platforms == PLATFORMS
-    assert_trees_close(exported.call(*map(jnp.asarray, args)), _jitted(plain, args), terms=terms)
+    assert_trees_close(exported.call(*map(jnp.asarray, args)), compiled(plain, args), terms=terms)
 
 
 def check_dtypes(
@@ -302,12 +311,6 @@ def equations(jaxpr: Any) -> Iterator[Any]:
             inner = getattr(value, "jaxpr", value)
             if hasattr(inner, "eqns"):
                 yield from equations(inner)
-
-
-def _jitted(fn: Function, args: Arguments, dy: Any = None) -> Any:
-    return jax.jit(lambda args, dy: value_and_cotangents(fn, args, dy))(
-        [jnp.asarray(a) for a in args], dy
-    )
 
 
 def _first_order(fn: Function, dy: Any, *args: Any) -> Any:

@@ -13,7 +13,7 @@ import jaxbp
 from jaxbp.rules import activation
 from tests import oracles
 from tests.tolerance import assert_close, assert_no_worse
-from tests.transforms import DTYPES, TRANSFORMS, value_and_cotangents
+from tests.transforms import DTYPES, TRANSFORMS, compiled, value_and_cotangents
 
 # Rounding x moves exp(x) by |x| roundings, so this many operations for the |x| of the tests. The
 # argument u of gelu's tanh grows with x³, and f′ multiplies what 1 − tanh(u) has lost by |x| u′.
@@ -260,7 +260,7 @@ def test_finite_differences(name, rng, float64):
     dy = rng.standard_normal(x.shape)
     rule = jax.jit(rule)
     (expected,) = oracles.finite_differences(rule, [x], dy)
-    _, (dx,) = value_and_cotangents(rule, [jnp.asarray(x)], jnp.asarray(dy))
+    _, (dx,) = compiled(rule, [jnp.asarray(x)], jnp.asarray(dy))
     # Extrapolated differences of a step h = 1e-3 err by a few h⁴ and u/h.
     np.testing.assert_allclose(dx, expected, rtol=0, atol=1e-10)
 
@@ -296,7 +296,7 @@ def test_large_and_masked_logits(name, dtype, float64):
 def test_nan_stays_in_its_row(name, bad):
     rule, reference = ALL[name]
     x = jnp.array([[1.0, 2.0], [bad, 0.0], [3.0, 1.0]])
-    y, (dx,) = value_and_cotangents(rule, [x])
+    y, (dx,) = compiled(rule, [x])
     for rows in (y, dx):
         np.testing.assert_array_equal(jnp.isnan(rows).any(axis=1), [False, True, False])
     np.testing.assert_array_equal(jnp.isnan(y), jnp.isnan(reference(x)))
@@ -306,10 +306,10 @@ def test_softmax_literal_numbers(float64):
     """Logarithms of 1, 2 and 5: probabilities of 1/8, 2/8, 5/8."""
     x = jnp.log(jnp.array([1.0, 2.0, 5.0]))
     dy = jnp.array([8.0, 0.0, 0.0])
-    y, (dx,) = value_and_cotangents(jaxbp.softmax, [x], dy)
+    y, (dx,) = compiled(jaxbp.softmax, [x], dy)
     assert_close(y, [0.125, 0.25, 0.625], terms=TERMS)
     assert_close(dx, [0.875, -0.25, -0.625], terms=TERMS)  # y_i (dy_i − 1)
-    y, (dx,) = value_and_cotangents(jaxbp.log_softmax, [x], dy)
+    y, (dx,) = compiled(jaxbp.log_softmax, [x], dy)
     assert_close(y, np.log([0.125, 0.25, 0.625]), terms=TERMS)
     assert_close(dx, [7.0, -2.0, -5.0], terms=TERMS)  # dy_i − 8 p_i
     assert_close(activation.softmax_grad(jnp.exp(y), dy), [0.875, -0.25, -0.625], terms=TERMS)

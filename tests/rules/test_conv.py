@@ -12,7 +12,7 @@ import jaxbp
 from tests import oracles
 from tests.rules.geometry import CASES, Case, default_dtype, numbers, small_integers, windows
 from tests.tolerance import assert_close, summed_in
-from tests.transforms import TRANSFORMS, value_and_cotangents
+from tests.transforms import TRANSFORMS, compiled, value_and_cotangents
 
 SPATIAL = {1: "X", 2: "YX", 3: "ZYX"}
 CHANNELS = {"one group": (2, 3, 1), "two groups": (4, 2, 2), "depthwise": (3, 6, 3)}  # C, O, groups
@@ -215,7 +215,7 @@ def test_finite_differences(float64, rng):
 def test_a_batch_of_none(rng):
     case = CASES["2d same stride"]
     x, w, b = arrays(rng, case, CHANNELS["one group"], batch=0)
-    y, (dx, dw, db) = value_and_cotangents(_with(case), (x, w, b))
+    y, (dx, dw, db) = compiled(_with(case), (x, w, b))
     assert y.shape == (0, 3, 3, 3)
     assert dx.shape == x.shape
     np.testing.assert_array_equal(dw, np.zeros(w.shape))
@@ -226,7 +226,7 @@ def test_a_batch_of_none(rng):
 def test_no_channels(channels):
     c, o = channels
     x, w, b = jnp.ones((2, 3, 3, c)), jnp.ones((2, 2, c, o)), jnp.ones((o,))
-    y, (dx, dw, db) = value_and_cotangents(jaxbp.conv, (x, w, b))
+    y, (dx, dw, db) = compiled(jaxbp.conv, (x, w, b))
     assert (y.shape, dx.shape, dw.shape, db.shape) == ((2, 3, 3, o), x.shape, w.shape, b.shape)
     np.testing.assert_array_equal(y, np.ones(y.shape))  # the bias
 
@@ -234,7 +234,7 @@ def test_no_channels(channels):
 def test_a_window_larger_than_the_input_gives_no_places(rng):
     case = Case((2, 2), (3, 3))
     x, w, b = arrays(rng, case, CHANNELS["one group"])
-    y, (dx, dw, db) = value_and_cotangents(_with(case), (x, w, b))
+    y, (dx, dw, db) = compiled(_with(case), (x, w, b))
     assert y.shape == plain_conv(x, w, padding="VALID").shape == (2, 0, 0, 3)
     for cotangent, primal in ((dx, x), (dw, w), (db, b)):
         np.testing.assert_array_equal(cotangent, np.zeros(primal.shape))

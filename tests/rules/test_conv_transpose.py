@@ -14,7 +14,7 @@ import jaxbp
 from tests import oracles
 from tests.rules.geometry import Case, default_dtype, numbers, small_integers
 from tests.tolerance import assert_close
-from tests.transforms import TRANSFORMS, value_and_cotangents
+from tests.transforms import TRANSFORMS, compiled, value_and_cotangents
 
 SPATIAL = {1: "X", 2: "YX", 3: "ZYX"}
 
@@ -187,7 +187,7 @@ def test_transformations(transform, rng):
 def test_a_batch_of_none(rng):
     case = CASES["2d same"]
     x, w, b = arrays(rng, case, CHANNELS["one group"], batch=0)
-    y, (dx, dw, db) = value_and_cotangents(
+    y, (dx, dw, db) = compiled(
         lambda *args: jaxbp.conv_transpose(*args, **options(case)), (x, w, b)
     )
     assert (y.shape, dx.shape) == ((0, 6, 6, 2), x.shape)
@@ -198,9 +198,7 @@ def test_a_batch_of_none(rng):
 def test_a_kernel_larger_than_all_gives_no_places(rng):
     case = CASES["2d kernel larger than all"]
     x, w, b = arrays(rng, case, CHANNELS["one group"])
-    y, (dx, dw, _) = value_and_cotangents(
-        lambda *args: jaxbp.conv_transpose(*args, **options(case)), (x, w, b)
-    )
+    y, (dx, dw, _) = compiled(lambda *args: jaxbp.conv_transpose(*args, **options(case)), (x, w, b))
     assert y.shape == (2, 0, 0, 2)
     np.testing.assert_array_equal(dx, np.zeros(x.shape))
     np.testing.assert_array_equal(dw, np.zeros(w.shape))

@@ -11,7 +11,7 @@ import jaxbp
 from tests import oracles
 from tests.rules.geometry import default_dtype, numbers, small_integers
 from tests.tolerance import assert_close, summed_in
-from tests.transforms import TRANSFORMS, value_and_cotangents
+from tests.transforms import TRANSFORMS, compiled
 
 
 def plain(x, w, b=None):
@@ -29,7 +29,7 @@ def test_value_and_cotangents_are_the_documents_sums(sizes, rng):
     """(2.1) forward; (2.9), (2.10) and (2.12) backward, summed over examples."""
     x, w, b = arrays(rng, *sizes)
     dy = numbers(rng, (sizes[0], sizes[2]))
-    y, (dx, dw, db) = value_and_cotangents(jaxbp.dense, (x, w, b), dy)
+    y, (dx, dw, db) = compiled(jaxbp.dense, (x, w, b), dy)
     x, w, b, dy = (np.asarray(a, np.float64) for a in (x, w, b, dy))
     size = np.abs
     assert_close(
@@ -93,9 +93,9 @@ def test_transformations_without_a_bias(transform, rng):
 def test_any_leading_axes(leading, rng):
     """(2.12): the parameters' cotangents are sums over all leading axes."""
     x, w, b = numbers(rng, (*leading, 4)), numbers(rng, (4, 2)), numbers(rng, (2,))
-    y, (dx, dw, db) = value_and_cotangents(jaxbp.dense, (x, w, b))
+    y, (dx, dw, db) = compiled(jaxbp.dense, (x, w, b))
     assert y.shape == (*leading, 2)
-    expected, (expected_dx, expected_dw, expected_db) = value_and_cotangents(plain, (x, w, b))
+    expected, (expected_dx, expected_dw, expected_db) = compiled(plain, (x, w, b))
     for actual, truth in zip(
         (y, dx, dw, db), (expected, expected_dx, expected_dw, expected_db), strict=True
     ):
@@ -105,7 +105,7 @@ def test_any_leading_axes(leading, rng):
 @pytest.mark.parametrize(("inputs", "outputs"), [(0, 2), (3, 0)])
 def test_no_features(inputs, outputs):
     x, w, b = jnp.ones((2, inputs)), jnp.ones((inputs, outputs)), jnp.ones((outputs,))
-    y, (dx, dw, db) = value_and_cotangents(jaxbp.dense, (x, w, b))
+    y, (dx, dw, db) = compiled(jaxbp.dense, (x, w, b))
     np.testing.assert_array_equal(y, np.ones((2, outputs)))  # the bias
     assert (dx.shape, dw.shape, db.shape) == (x.shape, w.shape, b.shape)
 

@@ -14,7 +14,7 @@ import jaxbp
 from tests import oracles
 from tests.rules.geometry import CASES, Case, default_dtype, numbers, small_integers, windows
 from tests.tolerance import assert_close
-from tests.transforms import TRANSFORMS, equations, value_and_cotangents
+from tests.transforms import TRANSFORMS, compiled, equations, value_and_cotangents
 
 TIES = ("first", "split", "all")
 UNDILATED = {name: case for name, case in CASES.items() if case.dilations == (1,) * len(case.size)}
@@ -172,7 +172,7 @@ def test_a_mean_in_half_precision_neither_stalls_nor_overflows(dtype):
 def test_a_window_in_the_padding_has_mean_zero():
     x = jnp.full((1, 2, 1), 3.0)
     for count_include_pad in (True, False):
-        y, (dx,) = value_and_cotangents(
+        y, (dx,) = compiled(
             lambda x, pad=count_include_pad: jaxbp.avg_pool(x, 2, padding=2, count_include_pad=pad),
             (x,),
             jnp.ones((1, 3, 1)),
@@ -208,10 +208,10 @@ def test_max_pool_is_the_documents_choice(name, rng):
     np.testing.assert_array_equal(
         dx, oracles.max_pool_grad(dy, winners, x.shape, case.size, **literal(case, dilated=True))
     )
-    np.testing.assert_array_equal(y, plain_max(case)(x))
+    np.testing.assert_array_equal(y, jax.jit(plain_max(case))(x))
     if case.dilations == (1,) * len(case.size) and min(min(pair) for pair in case.pairs) >= 0:
-        _, pullback = jax.vjp(plain_max(case), x)
-        np.testing.assert_array_equal(dx, pullback(dy)[0])
+        by_lax = jax.jit(lambda x, dy: jax.vjp(plain_max(case), x)[1](dy)[0])(x, dy)
+        np.testing.assert_array_equal(dx, by_lax)
 
 
 @given(windows(), st.sampled_from(TIES), st.integers(0, 99))
@@ -284,7 +284,7 @@ LITERAL_TIES = {"first": [12, 0, 0, 0], "split": [4, 4, 0, 4], "all": [12, 12, 0
 def test_three_equal_cells(ties):
     """(4.4) by literal numbers: 12 to the first, 4 to each, 12 to each."""
     x = jnp.array([5.0, 5.0, 1.0, 5.0]).reshape(1, 2, 2, 1)
-    y, (dx,) = value_and_cotangents(
+    y, (dx,) = compiled(
         lambda x: jaxbp.max_pool(x, 2, ties=ties), (x,), jnp.full((1, 1, 1, 1), 12.0)
     )
     assert y.item() == 5
@@ -341,9 +341,7 @@ def test_second_order_at_ties_agrees_with_the_first(ties, rng):
 def test_nan_wins(ties):
     """(4.3), (4.4): the value is NaN, and δ goes to the (first) NaN, not past it."""
     x = jnp.array([1.0, np.nan, 7.0, np.nan]).reshape(1, 4, 1)
-    y, (dx,) = value_and_cotangents(
-        lambda x: jaxbp.max_pool(x, 4, ties=ties), (x,), jnp.full((1, 1, 1), 2.0)
-    )
+    y, (dx,) = compiled(lambda x: jaxbp.max_pool(x, 4, ties=ties), (x,), jnp.full((1, 1, 1), 2.0))
     assert np.isnan(y.item())
     expected = {"first": [0, 2, 0, 0], "split": [0, 1, 0, 1], "all": [0, 2, 0, 2]}[ties]
     np.testing.assert_array_equal(dx.reshape(-1), expected)
@@ -353,7 +351,7 @@ def test_nan_wins(ties):
 def test_a_window_of_minus_infinity_reaching_into_the_padding(ties):
     """(4.4): δ goes to the first cell of the input, not into the padding before it."""
     x = jnp.full((1, 3, 1), -np.inf)
-    y, (dx,) = value_and_cotangents(
+    y, (dx,) = compiled(
         lambda x: jaxbp.max_pool(x, 3, stride=3, padding=((2, 1),), ties=ties),
         (x,),
         jnp.array([[[2.0], [4.0]]]),
@@ -365,7 +363,7 @@ def test_a_window_of_minus_infinity_reaching_into_the_padding(ties):
 
 def test_infinity_among_numbers():
     x = jnp.array([-np.inf, 3.0, np.inf, np.inf]).reshape(1, 4, 1)
-    y, (dx,) = value_and_cotangents(lambda x: jaxbp.max_pool(x, 2), (x,), jnp.ones((1, 2, 1)))
+    y, (dx,) = compiled(lambda x: jaxbp.max_pool(x, 2), (x,), jnp.ones((1, 2, 1)))
     np.testing.assert_array_equal(y.reshape(-1), [3, np.inf])
     np.testing.assert_array_equal(dx.reshape(-1), [0, 1, 1, 0])
 
@@ -379,7 +377,7 @@ def test_the_padding_is_no_zero():
 @pytest.mark.parametrize("ties", TIES)
 def test_a_window_in_the_padding_sends_nothing(ties):
     x = jnp.array([1.0, 2.0]).reshape(1, 2, 1)
-    y, (dx,) = value_and_cotangents(
+    y, (dx,) = compiled(
         lambda x: jaxbp.max_pool(x, 2, padding=2, ties=ties), (x,), jnp.ones((1, 3, 1))
     )
     np.testing.assert_array_equal(y.reshape(-1), [-np.inf, 2, -np.inf])
@@ -396,7 +394,7 @@ def test_more_cells_than_a_byte_counts(rng):
 def test_minus_infinity_and_padding_in_a_window_of_many_cells():
     """(4.4): the 64 cells in the input share δ; those in the padding, −inf as well, get no part."""
     x = jnp.full((1, 64, 1), -np.inf)
-    _, (dx,) = value_and_cotangents(
+    _, (dx,) = compiled(
         lambda x: jaxbp.max_pool(x, 128, padding=((64, 0),), ties="split"),
         (x,),
         jnp.full((1, 1, 1), 64.0),
@@ -588,7 +586,7 @@ def test_empty_arrays(shape):
     """No examples, no channels, no places, and fewer places than the window has."""
     x = jnp.ones(shape)
     for pool in (jaxbp.max_pool, jaxbp.avg_pool):
-        y, (dx,) = value_and_cotangents(lambda x, pool=pool: pool(x, 2), (x,))
+        y, (dx,) = compiled(lambda x, pool=pool: pool(x, 2), (x,))
         assert y.shape == (shape[0], shape[1] // 2, shape[2] // 2, shape[3])
         np.testing.assert_array_equal(dx, np.zeros(shape))
 

@@ -12,7 +12,7 @@ from jaxbp.rules import subsample as rules
 from tests import oracles
 from tests.oracles import places
 from tests.tolerance import assert_close, summed_in
-from tests.transforms import DTYPES, TRANSFORMS, value_and_cotangents
+from tests.transforms import DTYPES, TRANSFORMS, compiled
 
 # Windows that divide the input, windows that leave a rest, one axis to three, one as large as all.
 GEOMETRIES = {
@@ -154,9 +154,7 @@ def test_subsample_is_the_documents_sums(name, rng):
     z = subsample(x, beta, b, size)
     dz = rng.standard_normal(z.shape)
     dx, dbeta, db = subsample_grads(x, beta, dz, size)
-    actual = value_and_cotangents(
-        partial(jaxbp.subsample, window=size), args, jnp.asarray(dz, args[0].dtype)
-    )
+    actual = compiled(partial(jaxbp.subsample, window=size), args, jnp.asarray(dz, args[0].dtype))
     terms = int(np.prod(size)) + 2
     assert_close(actual[0], z, terms=terms)
     assert_close(actual[1][0], dx)
@@ -178,7 +176,7 @@ def test_combine_maps_is_the_documents_sums(spatial, rng):
     z = combine_maps(x, c)
     dz = rng.standard_normal(z.shape)
     dx, dc = combine_maps_grads(x, c, dz)
-    actual = value_and_cotangents(jaxbp.combine_maps, args, jnp.asarray(dz, args[0].dtype))
+    actual = compiled(jaxbp.combine_maps, args, jnp.asarray(dz, args[0].dtype))
     magnitude = abs(x).sum() * abs(dz).max()
     assert_close(actual[0], z, terms=8, magnitude=abs(x).max())
     assert_close(actual[1][0], dx, terms=8, magnitude=3 * abs(dz).max())
@@ -191,7 +189,7 @@ def test_combine_maps_is_the_documents_sums(spatial, rng):
 def test_subsample_literal_numbers():
     """The rest that no window reaches gets nothing."""
     x = jnp.array([1.0, 3.0, 5.0, 9.0, 100.0]).reshape(1, 5, 1)
-    z, (dx, dbeta, db) = value_and_cotangents(
+    z, (dx, dbeta, db) = compiled(
         partial(jaxbp.subsample, window=2),
         [x, jnp.array([4.0]), jnp.array([0.5])],
         jnp.array([1.0, 10.0]).reshape(1, 2, 1),
@@ -208,7 +206,7 @@ def test_combine_maps_shares_of_one_map_sum_to_one(rng):
     moved = jaxbp.combine_maps(x, c + 8)
     assert_close(moved, jaxbp.combine_maps(x, c), terms=32, magnitude=float(abs(x).max()))
     equal = jnp.broadcast_to(x[..., :1], x.shape)
-    z, (_, dc) = value_and_cotangents(jaxbp.combine_maps, [equal, c])
+    z, (_, dc) = compiled(jaxbp.combine_maps, [equal, c])
     assert_close(z, np.broadcast_to(x[..., :1], z.shape), terms=8)
     magnitude = float(jnp.abs(x).sum()) * 3
     assert_close(dc, np.zeros(c.shape), terms=32, magnitude=magnitude)
@@ -222,9 +220,7 @@ def test_finite_differences(window, rng, float64):
     rule = partial(jaxbp.subsample, window=window)
     dz = rng.standard_normal(rule(*args).shape)
     expected = oracles.finite_differences(rule, [np.array(a) for a in args], dz)
-    for ours, theirs in zip(
-        value_and_cotangents(rule, args, jnp.asarray(dz))[1], expected, strict=True
-    ):
+    for ours, theirs in zip(compiled(rule, args, jnp.asarray(dz))[1], expected, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-9)
 
 
@@ -232,7 +228,7 @@ def test_finite_differences_of_combine_maps(rng, float64):
     args = combine_args(rng, (2, 2), "float64")
     dz = rng.standard_normal((2, 2, 2, 3))
     expected = oracles.finite_differences(jaxbp.combine_maps, [np.array(a) for a in args], dz)
-    ours = value_and_cotangents(jaxbp.combine_maps, args, jnp.asarray(dz))[1]
+    ours = compiled(jaxbp.combine_maps, args, jnp.asarray(dz))[1]
     for a, b in zip(ours, expected, strict=True):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-9)
 
@@ -241,15 +237,13 @@ def test_finite_differences_of_combine_maps(rng, float64):
 def test_half_precision_sums_in_float32(dtype):
     """4096 ones: each sum would stall at 256 or 2048, or overflow at 4096 · 100."""
     x, one = jnp.full((1, 64, 64, 1), 100, dtype), jnp.ones(1, dtype)
-    z, _ = value_and_cotangents(partial(jaxbp.subsample, window=64), [x, one, 0 * one])
+    z, _ = compiled(partial(jaxbp.subsample, window=64), [x, one, 0 * one])
     assert z.item() == 100
     ones = jnp.ones((1, 64, 64, 1), dtype)
-    _, (_, dbeta, db) = value_and_cotangents(
-        partial(jaxbp.subsample, window=1), [ones, one, one], ones
-    )
+    _, (_, dbeta, db) = compiled(partial(jaxbp.subsample, window=1), [ones, one, one], ones)
     assert (dbeta.item(), db.item()) == (4096, 4096)
     maps = jnp.concatenate([ones, 0 * ones], axis=-1)
-    _, (_, dc) = value_and_cotangents(jaxbp.combine_maps, [maps, jnp.zeros((2, 1), dtype)], ones)
+    _, (_, dc) = compiled(jaxbp.combine_maps, [maps, jnp.zeros((2, 1), dtype)], ones)
     np.testing.assert_array_equal(np.asarray(dc, np.float64), [[1024], [-1024]])
 
 
@@ -260,12 +254,12 @@ def test_empty_and_small(shape, dtype, float64):
     x = jnp.ones(shape, dtype)
     scale = jnp.ones(channels, dtype)
     rule = partial(jaxbp.subsample, window=2)
-    z, cotangents = value_and_cotangents(rule, [x, scale, scale])
+    z, cotangents = compiled(rule, [x, scale, scale])
     assert z.shape == (shape[0], shape[1] // 2, shape[2] // 2, channels)
     assert [a.shape for a in cotangents] == [shape, (channels,), (channels,)]
     if 0 in z.shape:
         assert not any(a.any() for a in cotangents)
-    z, cotangents = value_and_cotangents(jaxbp.combine_maps, [x, jnp.ones((channels, 5), dtype)])
+    z, cotangents = compiled(jaxbp.combine_maps, [x, jnp.ones((channels, 5), dtype)])
     assert z.shape == (*shape[:-1], 5)
     assert [a.shape for a in cotangents] == [shape, (channels, 5)]
     assert all(jnp.isfinite(a).all() for a in (z, *cotangents))
