@@ -295,7 +295,13 @@ def operations(options: Options) -> Iterator[tuple[str, Any, dict[str, Call]]]:
             return jax.vjp(lambda x: jaxbp.max_pool(x, p.window, **how), x)
 
         _, pullback = jax.jit(with_winner)(x)
-        yield "max_pool", p, pair(lambda x: with_winner(x), max_pool, x)
+        yield (
+            "max_pool",
+            p,
+            pair(lambda x, p=p, how=how: jaxbp.max_pool(x, p.window, **how), max_pool, x),
+        )
+        # What a training step runs: lax keeps the input instead, and looks for the winner again.
+        yield "max_pool_winner", p, pair(with_winner, max_pool, x)
         mine_grad = jax.jit(lambda pullback, dy: pullback(dy)[0])
         theirs = jax.jit(lambda x, dy, f=max_pool: jax.vjp(f, x)[1](dy)[0])
         yield (

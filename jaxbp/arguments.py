@@ -164,6 +164,11 @@ def number(function: str, argument: str, value: Any) -> float:
     return float(value)
 
 
+def aligned(a: jax.Array, like: jax.Array) -> jax.Array:
+    """Return the array with as many axes as the other: JAX can be told to refuse unlike ranks."""
+    return a.reshape((1,) * (like.ndim - a.ndim) + a.shape)
+
+
 def flag(function: str, argument: str, value: Any) -> bool:
     """Return True or False, and nothing that merely looks like it."""
     if not isinstance(value, bool | np.bool_):

@@ -45,7 +45,9 @@ class Program(NamedTuple):
             context = trace_context()
             equations = [_in_jit(equation, context) for equation in jaxpr.eqns]
             jaxpr = jaxpr.replace(eqns=equations, debug_info=jaxpr.debug_info)
-        arrays = iter(eval_jaxpr(jaxpr, self.jaxpr.consts))
+        # A constant result may be a literal of the jaxpr, which is no jax.Array.
+        results = eval_jaxpr(jaxpr, self.jaxpr.consts)
+        arrays = iter([a if isinstance(a, jax.Array) else jnp.asarray(a) for a in results])
         leaves = [next(arrays) if leaf is None else leaf for leaf in self.leaves]
         return jax.tree.unflatten(self.tree, leaves)
 

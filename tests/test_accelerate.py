@@ -118,6 +118,44 @@ def test_convolution(name, rule):
     assert_same(convolution(options), *args)
 
 
+def test_types_that_no_rule_keeps_are_left_alone():
+    """Shardings in the type, sizes not known yet, weak types: of a single one and of a block."""
+    mesh = jax.make_mesh((2,), ("devices",), axis_types=(jax.sharding.AxisType.Explicit,))
+    spread = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("devices"))
+    x, w = random(4, 6, 6, 3), random(3, 3, 3, 3)
+    with jax.set_mesh(mesh):
+        given = jax.device_put(x, spread), w
+        fast, slow = (
+            # JAX itself has no gradient for the kernel of such a convolution.
+            jax.jit(jax.value_and_grad(lambda *a, f=f: jnp.sum(jnp.sin(f(*a)))))
+            for f in (accelerate(pooled), pooled)
+        )
+        assert_trees_close(fast(*given), slow(*given), terms=2000)
+        (entry,) = explain(convolve, *given).entries
+        assert "sharded explicitly" in entry.reason
+
+    sizes = jax.export.symbolic_shape("n, 2*h, 6, 3")
+    some = [jax.ShapeDtypeStruct(sizes, x.dtype), jax.ShapeDtypeStruct(w.shape, w.dtype)]
+    exported = jax.export.export(jax.jit(accelerate(pooled)))(*some)
+    assert_close(exported.call(x, w), pooled(x, w), terms=200)
+
+    def of_numbers(a):
+        return convolve(jnp.broadcast_to(a, (1, 4, 4, 1)), jnp.broadcast_to(a, (1, 1, 1, 1)))
+
+    assert accelerate(of_numbers)(2.0).weak_type
+    assert of_numbers(2.0).weak_type
+
+
+def test_a_constant_result_is_an_array():
+    plain, fast = (f(random(2)) for f in (with_constants, accelerate(with_constants)))
+    assert [type(a) for a in fast] == [type(a) for a in plain]
+    assert [(a.dtype, a.weak_type) for a in fast] == [(a.dtype, a.weak_type) for a in plain]
+
+
+def with_constants(x):
+    return x, jnp.zeros((), jnp.int32), jnp.asarray(3.0)
+
+
 LEFT_ALONE = {
     "precision HIGHEST": ((2, 3, 7, 6), (4, 3, 3, 3), {"precision": "highest"}, np.float32),
     "a result in float32": (

@@ -145,7 +145,8 @@ def operation(kind: str, shape: Any, layout: str) -> Callable[[], object]:
     dy = torch.randn_like(y)
     aten = torch.ops.aten
     return {
-        "max_pool": lambda: aten.max_pool2d_with_indices(x, size, stride),
+        "max_pool": lambda: F.max_pool2d(x, size, stride),
+        "max_pool_winner": lambda: aten.max_pool2d_with_indices(x, size, stride),
         "max_pool_grad": lambda: aten.max_pool2d_with_indices_backward(
             dy, x, size, stride, [0, 0], [1, 1], False, indices
         ),

@@ -15,7 +15,7 @@ from jax.extend.core.primitives import (
 )
 
 from jaxbp.recognise import block, conv, pool
-from jaxbp.recognise.finding import Finding, Rule
+from jaxbp.recognise.finding import Finding, Rule, aval, beyond_rules
 
 __all__ = ["Finding", "Rule", "find"]
 
@@ -55,6 +55,6 @@ def _single(place: int, equation: JaxprEqn) -> Finding | None:
     if equation.primitive not in SINGLES:
         return None
     module = SINGLES[equation.primitive]
-    reason = module.unfit(equation)
+    reason = beyond_rules(aval(v) for v in (*inputs, *outputs)) or module.unfit(equation)
     rule = None if reason else module.rule(equation)
     return Finding((place,), module.describe(equation), rule, reason, inputs, outputs)

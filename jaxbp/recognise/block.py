@@ -32,7 +32,7 @@ from jax.extend.core.primitives import (
 from jaxbp.arguments import Shape
 from jaxbp.jaxprs import Atom, opened
 from jaxbp.recognise import conv, pool
-from jaxbp.recognise.finding import Finding, Rule, aval, avals, out_shape
+from jaxbp.recognise.finding import Finding, Rule, aval, avals, beyond_rules, out_shape
 from jaxbp.rules.block import conv_relu_max_pool
 
 Label = str | int | None
@@ -117,6 +117,8 @@ def find(place: int, reader: Reader) -> Finding | None:
         labels = _drop_ones(labels, shape)
     made = Options(o, window["window"], window["stride"], labels, aval(result).shape)
     inputs = (*start.invars, *(() if bias is None else (bias,)))
+    if beyond_rules(aval(v) for v in inputs):
+        return None
     what = ", ".join(
         (
             conv.describe(start),

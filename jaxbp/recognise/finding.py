@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -73,6 +73,18 @@ def aval(atom: Atom) -> Any:
 def avals(equation: JaxprEqn) -> list[Any]:
     """The shapes and dtypes of an equation's inputs."""
     return [aval(v) for v in equation.invars]
+
+
+def beyond_rules(values: Iterable[Any]) -> str:
+    """Return why no rule takes or gives values of these types, or an empty string."""
+    for value in values:
+        if not all(isinstance(n, int) for n in value.shape):
+            return f"its shape {value.shape} is not known yet"
+        if value.weak_type:
+            return "it is of a weak type, which the rules do not keep"
+        if any(axis is not None for axis in value.sharding.spec):
+            return f"it is sharded explicitly, {value.sharding.spec}"
+    return ""
 
 
 def out_shape(equation: JaxprEqn) -> Shape:

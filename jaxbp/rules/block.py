@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxbp import lowering
-from jaxbp.arguments import ints, vary_alike
+from jaxbp.arguments import aligned, ints, vary_alike
 from jaxbp.rules.activation import relu_grad
 from jaxbp.rules.conv import conv_arguments, conv_bias_grad
 from jaxbp.window import Window, make_window
@@ -31,7 +31,7 @@ def _pooled(
 ) -> tuple[jax.Array, jax.Array]:
     """The block's output, and each pooling window's winner."""
     largest, winner = lowering.conv_max_pool(x, w, window, pool, groups)
-    z = largest if b is None else largest + b
+    z = largest if b is None else largest + aligned(b, largest)
     return jnp.where(z <= 0, 0, z), winner
 
 

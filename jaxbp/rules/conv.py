@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxbp import lowering
 from jaxbp.arguments import (
     Shape,
+    aligned,
     describe,
     floats,
     positive,
@@ -30,7 +31,7 @@ def _conv(
     x: jax.Array, w: jax.Array, b: jax.Array | None, window: Window, groups: int
 ) -> jax.Array:
     z = lowering.conv(x, w, window, groups)
-    return z if b is None else z + b
+    return z if b is None else z + aligned(b, z)
 
 
 def conv_kernel_grad(
@@ -264,7 +265,7 @@ def _conv_transpose(
 ) -> jax.Array:
     # The adjoint of the convolution with this window, which goes from the output to the input.
     z = lowering.conv_input_grad(x, w, output_shape, window, groups)
-    return z if b is None else z + b
+    return z if b is None else z + aligned(b, z)
 
 
 def conv_transpose_fwd(

@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxbp.arguments import describe, floats, rank, reject, shape, sum_dtype, vary_alike
+from jaxbp.arguments import aligned, describe, floats, rank, reject, shape, sum_dtype, vary_alike
 
 
 def _dense(x: jax.Array, w: jax.Array, b: jax.Array | None) -> jax.Array:
     z = _matmul(x, w)
-    return z if b is None else z + b
+    return z if b is None else z + aligned(b, z)
 
 
 def dense_input_grad(dy: jax.Array, w: jax.Array) -> jax.Array:

@@ -228,10 +228,10 @@ def _max_pool(x: jax.Array, input_shape: Shape, window: Window, ties: str) -> ja
 def _tied_max(x: jax.Array, window: Window, ties: str) -> tuple[jax.Array, jax.Array]:
     """y[N, *S_out, C] and the winners, bool[N, *S_out, C, |K|]: every cell that is the largest."""
     y, _ = lowering.max_pool(x, window)
-    inside = cells_inside(window, x.shape[1:-1])[..., None]
+    inside = cells_inside(window, x.shape[1:-1])[:, None, ..., None]
     if window.cells > UNROLLED:
         cells = gather(x, window, -np.inf)
-        return y, jnp.moveaxis(((cells == y) | jnp.isnan(cells)) & inside[:, None], 0, -1)
+        return y, jnp.moveaxis(((cells == y) | jnp.isnan(cells)) & inside, 0, -1)
     winners = [
         ((cell == y) | jnp.isnan(cell)) & inside[m]
         for m, cell in enumerate(slices(pad(x, window, -np.inf), window, x.shape))
@@ -448,8 +448,8 @@ def _output_shape(input_shape: Shape, window: Window) -> Shape:
 
 
 def _count(input_shape: Shape, window: Window, count_include_pad: bool, dtype: Any) -> Any:
-    """How many cells each window divides by: a number, or [*S_out, 1]."""
+    """How many cells each window divides by: a number, or [1, *S_out, 1]."""
     if count_include_pad or all(p <= 0 for pair in window.padding for p in pair):
         return window.cells
     inside = cells_inside(window, input_shape[1:-1]).sum(axis=0)
-    return jnp.asarray(np.maximum(inside, 1)[..., None], dtype)
+    return jnp.asarray(np.maximum(inside, 1)[None, ..., None], dtype)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxbp import lowering
 from jaxbp.arguments import (
     Shape,
+    aligned,
     describe,
     floats,
     rank,
@@ -72,7 +73,7 @@ def subsample_input_grad(dz: Any, beta: Any, input_shape: Any, window: Any) -> j
     shape(name, "dz", dz, output_shape, "the output's")
     shape(name, "beta", beta, dz.shape[-1:], "one a channel")
     wide, wide_beta = widen(dz, beta)
-    share = wide * wide_beta / made.cells
+    share = wide * aligned(wide_beta, wide) / made.cells
     return lowering.sum_pool_grad(share, input_shape, made).astype(dz.dtype)
 
 
@@ -188,7 +189,7 @@ def _mean(x: jax.Array, window: Window) -> jax.Array:
 
 def _scale(mean: jax.Array, beta: jax.Array, b: jax.Array) -> jax.Array:
     wide_beta, wide_b = widen(beta, b)
-    return (wide_beta * mean + wide_b).astype(beta.dtype)
+    return (aligned(wide_beta, mean) * mean + aligned(wide_b, mean)).astype(beta.dtype)
 
 
 # combination of maps
