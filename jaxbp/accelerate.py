@@ -11,7 +11,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
 from jax.extend.core.primitives import custom_vjp_call_p
 from jax.extend.linear_util import WrappedFun, wrap_init
 
-from jaxbp.jaxprs import Exchange, Rewriter, opened, trace
+from jaxbp.jaxprs import Exchange, Rewriter, changing_nothing, opened, trace
 from jaxbp.recognise import find
 
 P = ParamSpec("P")
@@ -71,7 +71,7 @@ def accelerate(fn: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(fn)
     def accelerated(*args: P.args, **kwargs: P.kwargs) -> R:
-        program = trace(fn, *args, **kwargs)
+        program = trace(changing_nothing(fn), *args, **kwargs)
         result: R = program._replace(jaxpr=_rewrite(program.jaxpr)).run()
         return result
 

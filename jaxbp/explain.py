@@ -96,12 +96,13 @@ def explain(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Explanation:
     """
     check_callable("explain", fn)
     program = trace(fn, *args, **kwargs)
-    explanation = Explanation(tuple(_entries(opened(program.jaxpr), (), "")))
+    explanation = Explanation(tuple(_entries(opened(program.jaxpr), (), "", "")))
     print(explanation)
     return explanation
 
 
-def _entries(jaxpr: Jaxpr, inside: tuple[str, ...], module: str) -> Iterator[Entry]:
+def _entries(jaxpr: Jaxpr, inside: tuple[str, ...], module: str, around: str) -> Iterator[Entry]:
+    """Yield the operations of a jaxpr; what has no line of its own has that of what is around."""
     findings = {finding.equations[-1]: finding for finding in find(jaxpr)}
     for place, equation in enumerate(jaxpr.eqns):
         here = _join(module, str(equation.source_info.name_stack))
@@ -112,7 +113,7 @@ def _entries(jaxpr: Jaxpr, inside: tuple[str, ...], module: str) -> Iterator[Ent
                 finding.what,
                 finding.rule.name if finding.rule else "",
                 finding.reason,
-                _source(first),
+                _source(first) or around,
                 _join(module, str(first.source_info.name_stack)),
                 " / ".join(inside),
             )
@@ -121,13 +122,14 @@ def _entries(jaxpr: Jaxpr, inside: tuple[str, ...], module: str) -> Iterator[Ent
                 _name(equation).strip("_"),
                 "",
                 "it is a rule of jaxbp already",
-                _source(equation),
+                _source(equation) or around,
                 here,
                 " / ".join(inside),
             )
         elif enters(equation):
+            line = _source(equation) or around
             for _, inner in jaxprs_in(equation):
-                yield from _entries(opened(inner), (*inside, _name(equation)), here)
+                yield from _entries(opened(inner), (*inside, _name(equation)), here, line)
 
 
 def _name(equation: JaxprEqn) -> str:

@@ -66,15 +66,28 @@ def trace(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Program:
     def arrays() -> list[jax.Array]:
         nonlocal leaves, tree
         args, kwargs = jax.tree.unflatten(structure, inputs)
-        modules = [(module, jax.tree.leaves(module)) for module in _nnx_modules((args, kwargs))]
         found, tree = jax.tree.flatten(function(*args, **kwargs))
-        for module, before in modules:
-            _check_unchanged(module, before)
         leaves = [None if isinstance(leaf, jax.Array) else leaf for leaf in found]
         return [leaf for leaf in found if isinstance(leaf, jax.Array)]
 
     jaxpr = jax.make_jaxpr(arrays)()
     return Program(jaxpr, leaves, tree)
+
+
+def changing_nothing(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the function, which raises if it changes an NNX module in place.
+
+    Traced, it has a copy of the module, whose changes would be lost.
+    """
+
+    def checked(*args: Any, **kwargs: Any) -> Any:
+        modules = [(module, jax.tree.leaves(module)) for module in _nnx_modules((args, kwargs))]
+        result = function(*args, **kwargs)
+        for module, before in modules:
+            _check_unchanged(module, before)
+        return result
+
+    return checked
 
 
 def _is_nnx_module(node: Any) -> bool:
@@ -90,7 +103,6 @@ def _nnx_modules(tree: Any) -> list[Any]:
 
 
 def _check_unchanged(module: Any, before: list[Any]) -> None:
-    """Raise if an NNX module, of which the function had a copy, was changed in place."""
     after = jax.tree.leaves(module)
     if len(before) != len(after) or any(a is not b for a, b in zip(before, after, strict=True)):
         raise TypeError(

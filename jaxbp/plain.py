@@ -9,7 +9,7 @@ from typing import ParamSpec, TypeVar
 from jax.extend.core import Jaxpr
 from jax.extend.core.primitives import custom_vjp_call_p
 
-from jaxbp.jaxprs import Exchange, Rewriter, trace
+from jaxbp.jaxprs import Exchange, Rewriter, changing_nothing, trace
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -44,7 +44,7 @@ def plain(fn: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(fn)
     def without_rules(*args: P.args, **kwargs: P.kwargs) -> R:
-        program = trace(fn, *args, **kwargs)
+        program = trace(changing_nothing(fn), *args, **kwargs)
         result: R = program._replace(jaxpr=_rewrite(program.jaxpr)).run()
         return result
 

@@ -723,5 +723,14 @@ def test_explain_says_where_and_why(capsys):
     assert repr(report) == "<2 replaced, 1 left alone>"
 
 
+def test_a_rule_placed_already_has_the_line_of_its_caller(capsys):
+    (entry,) = explain(
+        lambda x, w: accelerate(convolve)(x, w), random(2, 6, 6, 3), random(3, 3, 3, 3)
+    ).entries
+    line = inspect.getsourcelines(convolve)[1] + 1
+    assert entry.reason == "it is a rule of jaxbp already"
+    assert entry.source.endswith(f"test_accelerate.py:{line}")
+
+
 def test_explain_with_nothing_to_say():
     assert "nothing" in str(explain(lambda x: x + 1, jnp.ones(3)))

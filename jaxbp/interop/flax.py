@@ -84,7 +84,8 @@ def accelerate(fn: Callable[P, R]) -> Callable[P, R]:
       fn: a function of NNX modules and arrays, a loss for `nnx.value_and_grad` for example.
 
     Returns:
-      A function of the same arguments, which leaves the modules as `fn` would.
+      A function of the same arguments, which leaves the modules' Variables as `fn` would. What it
+      changes in a module beside them (`eval()`, a submodule taken out) is lost.
 
     Raises:
       ImportError: if Flax is not installed.

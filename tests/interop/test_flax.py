@@ -122,3 +122,11 @@ def test_a_module_s_change_is_never_lost_silently(x):
         accelerate(loss)(Normalised(), x)
     conv = nnx.Conv(2, 3, (3, 3), rngs=nnx.Rngs(0))  # which changes nothing
     assert jnp.isfinite(accelerate(loss)(conv, x))
+
+
+def test_explain_of_a_module_that_changes(x):
+    x = x.astype("float32")
+    (entry,) = explain(loss, Normalised(), x).replaced
+    assert entry.rule == "conv"
+    (entry,) = explain(interop.accelerate(loss), Normalised(), x).left_alone
+    assert entry.reason == "it is a rule of jaxbp already"
