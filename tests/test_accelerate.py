@@ -133,6 +133,8 @@ def test_types_that_no_rule_keeps_are_left_alone():
         assert_trees_close(fast(*given), slow(*given), terms=2000)
         (entry,) = explain(convolve, *given).entries
         assert "sharded explicitly" in entry.reason
+        b = jax.device_put(jnp.ones(4), spread)
+        assert rules_of(pooled_first, x, random(3, 3, 3, 4), b) == ["conv", ""]
 
     sizes = jax.export.symbolic_shape("n, 2*h, 6, 3")
     some = [jax.ShapeDtypeStruct(sizes, x.dtype), jax.ShapeDtypeStruct(w.shape, w.dtype)]
