@@ -116,7 +116,7 @@ def test_nnx_modules_keep_their_state(x):
     assert float(jnp.abs(theirs[0]).max()) > 0
 
 
-def test_a_module_s_change_is_never_lost_silently(x):
+def test_changed_variables_of_a_module_are_never_lost_silently(x):
     x = x.astype("float32")  # as Flax keeps its averages, whatever the mode
     with pytest.raises(TypeError, match=r"interop\.flax\.accelerate"):
         accelerate(loss)(Normalised(), x)
