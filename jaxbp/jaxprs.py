@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import operator
 import sys
 import weakref
 from collections.abc import Callable, Hashable, Iterable, Iterator
@@ -81,7 +82,7 @@ def changing_nothing(function: Callable[..., Any]) -> Callable[..., Any]:
     """
 
     def checked(*args: Any, **kwargs: Any) -> Any:
-        modules = [(module, jax.tree.leaves(module)) for module in _nnx_modules((args, kwargs))]
+        modules = [(module, jax.tree.flatten(module)) for module in _nnx_modules((args, kwargs))]
         result = function(*args, **kwargs)
         for module, before in modules:
             _check_unchanged(module, before)
@@ -102,9 +103,11 @@ def _nnx_modules(tree: Any) -> list[Any]:
     return [x for x in jax.tree.leaves(tree, is_leaf=_is_nnx_module) if _is_nnx_module(x)]
 
 
-def _check_unchanged(module: Any, before: list[Any]) -> None:
-    after = jax.tree.leaves(module)
-    if len(before) != len(after) or any(a is not b for a, b in zip(before, after, strict=True)):
+def _check_unchanged(module: Any, before: tuple[list[Any], Any]) -> None:
+    leaves, structure = before
+    new_leaves, new_structure = jax.tree.flatten(module)
+    # Two structures are equal only with as many leaves.
+    if structure != new_structure or any(map(operator.is_not, leaves, new_leaves)):
         raise TypeError(
             f"accelerate: fn changes its argument, the nnx module {type(module).__name__}, in "
             "place, which would be lost: use jaxbp.interop.flax.accelerate"

@@ -16,6 +16,7 @@ __all__ = ["accelerate", "avg_pool", "conv_general_dilated", "max_pool"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
+_TAG = "jaxbp"  # of the contexts in which NNX knows a module outside of a trace from its copy
 Padding = str | Sequence[tuple[int, int]]
 
 
@@ -84,8 +85,7 @@ def accelerate(fn: Callable[P, R]) -> Callable[P, R]:
       fn: a function of NNX modules and arrays, a loss for `nnx.value_and_grad` for example.
 
     Returns:
-      A function of the same arguments, which leaves the modules' Variables as `fn` would. What it
-      changes in a module beside them (`eval()`, a submodule taken out) is lost.
+      A function of the same arguments, which leaves the modules as `fn` would.
 
     Raises:
       ImportError: if Flax is not installed.
@@ -95,16 +95,21 @@ def accelerate(fn: Callable[P, R]) -> Callable[P, R]:
     nnx = require("flax.nnx", "flax")
 
     @functools.wraps(fn)
+    @nnx.update_context(_TAG)
     def accelerated(*args: P.args, **kwargs: P.kwargs) -> R:
-        graph, state = nnx.split((args, kwargs))
+        with nnx.split_context(_TAG) as context:
+            graph, state = context.split((args, kwargs))
 
-        def pure(state: Any) -> tuple[R, Any]:
-            inner_args, inner_kwargs = inner = nnx.merge(graph, state)
+        def pure(state: Any) -> Any:
+            with nnx.merge_context(_TAG, inner=True) as context:
+                inner_args, inner_kwargs = inner = context.merge(graph, state)
             result = fn(*inner_args, **inner_kwargs)
-            return result, nnx.state(inner, nnx.Variable)
+            with nnx.split_context(_TAG) as context:
+                return context.split((inner, result))
 
-        result, new = accelerate_pure(pure)(state)
-        nnx.update((args, kwargs), new)
+        new_graph, new_state = accelerate_pure(pure)(state)
+        with nnx.merge_context(_TAG, inner=False) as context:
+            _, result = context.merge(new_graph, new_state)
         return result
 
     return accelerated

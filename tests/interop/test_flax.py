@@ -116,6 +116,34 @@ def test_nnx_modules_keep_their_state(x):
     assert float(jnp.abs(theirs[0]).max()) > 0
 
 
+def changed(model, x):
+    y = model(x)
+    model.eval()
+    model.seen = x.shape
+    model.kept = nnx.Intermediate(y)
+    model.first = model.conv
+    del model.conv
+    return y, model.norm, model.first, "a name"
+
+
+def test_nnx_modules_are_left_as_the_function_leaves_them(x):
+    x = x.astype("float32")
+    for function in (changed, interop.accelerate(changed)):
+        model = Normalised()
+        y, norm, conv, name = function(model, x)
+        assert (norm is model.norm, conv is model.first, name) == (True, True, "a name")
+        assert model.norm.use_running_average
+        assert model.seen == x.shape
+        assert not hasattr(model, "conv")
+        np.testing.assert_array_equal(model.kept.get_value(), y)
+
+
+@pytest.mark.parametrize("change", [lambda m: m.eval(), lambda m: setattr(m, "seen", 1)])
+def test_a_static_change_of_a_module_is_never_lost_silently(change):
+    with pytest.raises(TypeError, match=r"interop\.flax\.accelerate"):
+        accelerate(change)(nnx.BatchNorm(3, rngs=nnx.Rngs(0)))
+
+
 def test_changed_variables_of_a_module_are_never_lost_silently(x):
     x = x.astype("float32")  # as Flax keeps its averages, whatever the mode
     with pytest.raises(TypeError, match=r"interop\.flax\.accelerate"):
