@@ -2,12 +2,22 @@
 
 import os
 import signal
+import tempfile
 
 # shard_map needs several devices; the flag counts only before JAX starts its backend.
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=2"
 ).strip()
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+# Most of a test's time goes to compiling: what one worker, or a program that a test starts, has
+# compiled serves the others. A directory of this run alone, so no run depends on another.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    programs = tempfile.TemporaryDirectory(prefix="jaxbp-tests-")
+    os.environ |= {
+        "JAX_COMPILATION_CACHE_DIR": programs.name,
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
 
 # A suite started behind `&` ignores Ctrl-C, and so would the programs that it tries it on.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
