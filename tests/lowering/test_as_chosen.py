@@ -1,5 +1,7 @@
 """What the table chooses by itself, with a way for each platform in one program, transformed."""
 
+import itertools
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -8,8 +10,10 @@ from jax import lax
 import jaxbp
 from jaxbp.lowering import choice
 from jaxbp.window import make_window
+from tests.daily import sample
 from tests.transforms import TRANSFORMS
 
+TRANSFORMED = ("plain", "vmap", "scan", "checkpoint", "shard_map")
 # By the strategies of forward, kernel gradient and input gradient: N, side, C, kernel, O, stride.
 CASES = {
     ("folds", "folds", "folds"): (4, 6, 1, 3, 6, 1),
@@ -20,8 +24,9 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("transform", ["plain", "vmap", "scan", "checkpoint", "shard_map"])
-@pytest.mark.parametrize("names", CASES, ids="-".join)
+@pytest.mark.parametrize(
+    ("names", "transform"), sample(itertools.product(CASES, TRANSFORMED), every=2), ids=repr
+)
 def test_transformed(names, transform, rng):
     n, side, c, k, o, stride = CASES[names]
     window = make_window("test", (side,) * 2, (k,) * 2, stride=stride, padding="SAME", dilation=1)

@@ -1,5 +1,6 @@
 """Losses against the document's sums, literal numbers, infinite logits and every transformation."""
 
+import itertools
 import math
 from functools import partial
 
@@ -11,6 +12,7 @@ import pytest
 import jaxbp
 from jaxbp.rules import loss
 from tests import oracles
+from tests.daily import sample
 from tests.tolerance import assert_close, summed_in
 from tests.transforms import DTYPES, TRANSFORMS, differentiable, value_and_cotangents
 
@@ -79,8 +81,10 @@ def in_one_program(rule, args, dloss=None):
 
 
 # The dtypes have test_precision_with_large_numbers to themselves.
-@pytest.mark.parametrize("transform", [name for name in TRANSFORMS if name != "dtypes"])
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize(
+    ("name", "transform"),
+    sample(itertools.product(LOSSES, [t for t in TRANSFORMS if t != "dtypes"]), every=2),
+)
 def test_transforms(name, transform, rng):
     rule, plain, make = LOSSES[name]
     args = arrays(make, rng)

@@ -12,6 +12,7 @@ from jax import lax
 
 import jaxbp
 from tests import oracles
+from tests.daily import sample
 from tests.rules.geometry import CASES, Case, default_dtype, numbers, small_integers, windows
 from tests.tolerance import assert_close
 from tests.transforms import TRANSFORMS, compiled, equations, value_and_cotangents
@@ -546,7 +547,10 @@ AGAIN = {
 
 @pytest.mark.parametrize(
     ("transform", "name"),
-    [(transform, name) for name in TRANSFORMED for transform in AGAIN.get(name, TRANSFORMS)],
+    sample(
+        ((transform, name) for name in TRANSFORMED for transform in AGAIN.get(name, TRANSFORMS)),
+        every=3,
+    ),
 )
 def test_transformations(transform, name, rng):
     rule, plain, spatial = TRANSFORMED[name]

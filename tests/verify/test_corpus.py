@@ -1,18 +1,16 @@
-"""The checker, examined on the corpus: a sample every day, all of it with JAXBP_CORPUS=whole.
+"""The checker, examined on the corpus: a sample every day, all of it with JAXBP_TESTS=whole.
 
 `experiments/checker_exam.py` examines it on the whole corpus, beside the checkers of others.
 """
-
-import os
 
 import pytest
 
 from jaxbp.verify import check_vjp
 from jaxbp.verify.report import Report
+from tests.daily import WHOLE, sample
 from tests.verify.corpus import RIGHT, WRONG, Case
 from tests.verify.corpus.marking import ONLY_THERE, everyday, mark
 
-WHOLE = os.environ.get("JAXBP_CORPUS") == "whole"
 SEEDS = range(1, 20 if WHOLE else 2)  # and seed 0, which is checked more thoroughly
 AT_A_POINT = ("structure", "gradient", "finite-differences", "kinks", "linear", "nan")
 CHEAP = AT_A_POINT if WHOLE else ("gradient", "kinks")
@@ -41,12 +39,10 @@ IN_FULL = (
     "softplus-saturated",
 )  # fmt: skip
 
-wrong_cases = list(WRONG) if WHOLE else everyday(WRONG, each=2)
-suspicious = [case for case in RIGHT if case.family == "suspicious"]
-right_cases = [
-    case for case in RIGHT if WHOLE or case in suspicious[::2] or case.name in MISLEADING
-]
-twins = {case.twin for case in (wrong_cases if WHOLE else everyday(WRONG, each=1))}
+wrong_cases = list(WRONG) if WHOLE else everyday(WRONG, each=1)
+suspicious = sample((case for case in RIGHT if case.family == "suspicious"), every=3)
+right_cases = [case for case in RIGHT if WHOLE or case in suspicious or case.name in MISLEADING]
+twins = {case.twin for case in wrong_cases}
 right_twins = [case for case in RIGHT if case.name in twins and case not in right_cases]
 
 

@@ -2,13 +2,12 @@
 
 The truth is autodiff of the plain forward in float64, and one-sided differences on kinks; the
 checker that the corpus examines has no part in it. A sample every day, all with
-JAXBP_CORPUS=whole.
+JAXBP_TESTS=whole.
 """
 
 import collections
 import inspect
 import itertools
-import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -17,12 +16,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.daily import WHOLE, sample
 from tests.verify.corpus import CASES, RIGHT, WRONG, Case, Problem
 from tests.verify.corpus.marking import everyday
 
-WHOLE = os.environ.get("JAXBP_CORPUS") == "whole"
-wrong_cases = list(WRONG) if WHOLE else everyday(WRONG, each=3)
-right_cases = list(RIGHT) if WHOLE else list(RIGHT)[::3]
+wrong_cases = list(WRONG) if WHOLE else everyday(WRONG, each=1)
+right_cases = sample(RIGHT, every=6)
 
 WORDS = """
     scale averaged sign transposed swapped-arguments flipped shifted border local missing-term zero
