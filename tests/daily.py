@@ -12,10 +12,10 @@ T = TypeVar("T")
 WHOLE = os.environ.get("JAXBP_TESTS") == "whole"
 
 
-def sample(cases: Iterable[T], every: int) -> list[T]:
-    """One in `every` of the cases.
+def sample(cases: Iterable[T], every: int, start: int = 0) -> list[T]:
+    """One in `every` of the cases, from the start on: other tests of the same list take others.
 
     Of the pairs of two lists, with the second the faster, both are met evenly where `every` has no
     factor in common with the second's length.
     """
-    return list(cases) if WHOLE else list(cases)[::every]
+    return list(cases) if WHOLE else list(cases)[start::every]

@@ -17,6 +17,7 @@ from jax.sharding import PartitionSpec as P
 from jaxbp.accelerate import accelerate
 from jaxbp.explain import explain
 from jaxbp.rules.conv import conv
+from tests.daily import sample
 from tests.tolerance import assert_close, assert_trees_close
 
 NHWC = ("NHWC", "HWIO", "NHWC")
@@ -104,11 +105,14 @@ def convolution(options):
 
 @pytest.mark.parametrize(
     ("name", "rule"),
-    [
-        *((name, "conv") for name in CONVOLUTIONS),
-        *((name, "conv_transpose") for name in TRANSPOSED),
-        *((name, "conv_kernel_grad") for name in OTHER_SUMS),
-    ],
+    sample(
+        [
+            *((name, "conv") for name in CONVOLUTIONS),
+            *((name, "conv_transpose") for name in TRANSPOSED),
+            *((name, "conv_kernel_grad") for name in OTHER_SUMS),
+        ],
+        every=2,
+    ),
 )
 def test_convolution(name, rule):
     cases = {"conv": CONVOLUTIONS, "conv_transpose": TRANSPOSED, "conv_kernel_grad": OTHER_SUMS}

@@ -12,6 +12,7 @@ from jax import lax
 
 import jaxbp
 from tests import oracles
+from tests.daily import sample
 from tests.rules.geometry import Case, default_dtype, numbers, small_integers
 from tests.tolerance import assert_close
 from tests.transforms import TRANSFORMS, compiled, value_and_cotangents
@@ -172,7 +173,7 @@ def test_it_is_the_adjoint_of_the_convolution(n, k, stride, crop, dilation, seed
     assert jnp.sum(z * y) == jnp.sum(x * spread)
 
 
-@pytest.mark.parametrize("transform", TRANSFORMS)
+@pytest.mark.parametrize("transform", sample(TRANSFORMS, every=3))
 def test_transformations(transform, rng):
     case = Case((3, 2), (3, 2), stride=(2, 1), padding=((1, 2), (0, 1)))
     x, w, b = arrays(rng, case, CHANNELS["two groups"])

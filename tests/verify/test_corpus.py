@@ -34,10 +34,7 @@ MISLEADING = (
 )  # fmt: skip
 
 # Of these, one of each kind is checked in full every day.
-IN_FULL = (
-    "relu", "max-pool-ties-split", "layer-bfloat16", "dropout-explicit-key", "dense-no-rows",
-    "softplus-saturated",
-)  # fmt: skip
+IN_FULL = ("relu", "max-pool-ties-split", "layer-bfloat16")
 
 wrong_cases = list(WRONG) if WHOLE else everyday(WRONG, each=1)
 suspicious = sample((case for case in RIGHT if case.family == "suspicious"), every=3)
