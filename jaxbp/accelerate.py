@@ -52,8 +52,8 @@ def accelerate(fn: Callable[P, R]) -> Callable[P, R]:
       the vmapped function. `jnp.maximum(x, 0)` is no relu: its derivative at 0 is 1/2.
 
     Raises:
-      TypeError: if `fn` is no callable; when called, if it changes Variables of an NNX module,
-        which `jaxbp.interop.flax.accelerate` keeps.
+      TypeError: if `fn` is no callable; when called, if it changes an NNX module in place,
+        which `jaxbp.interop.flax.accelerate` lets it.
 
     Example:
       >>> import jax, jax.numpy as jnp

@@ -33,7 +33,7 @@ MISLEADING = (
     "softplus-saturated",
 )  # fmt: skip
 
-# Of these, one of each kind is checked in full every day.
+# Of these, a kink, a tie and half precision are checked in full every day.
 IN_FULL = ("relu", "max-pool-ties-split", "layer-bfloat16")
 
 wrong_cases = list(WRONG) if WHOLE else everyday(WRONG, each=1)
