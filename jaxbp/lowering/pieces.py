@@ -22,11 +22,23 @@ def each_piece(run: Callable[..., Any], examples: int, *batches: jax.Array) -> A
     pieces, rest = divmod(n, size)
     if pieces == 1 and not rest:
         return run(*batches)
-    out = lax.map(lambda i: run(*_piece(batches, i, size)), jnp.arange(pieces))
-    out = jax.tree.map(lambda a: a.reshape(pieces * size, *a.shape[2:]), out)
-    if not rest:
-        return out
-    return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), out, run(*_rest(batches, rest)))
+
+    def put(out: Any, i: Any, piece: Any) -> Any:
+        return jax.tree.map(
+            lambda a, b: lax.dynamic_update_slice_in_dim(a, b, i * size, 0), out, piece
+        )
+
+    def step(i: jax.Array, out: Any) -> Any:
+        return put(out, i, run(*_piece(batches, i, size)))
+
+    # Every entry is overwritten. What they are at first comes from the batch and not, as `lax.map`
+    # has it, from a constant: equal constants of two loops become one array, which lives from the
+    # first loop to the last and is copied for all but one of them.
+    some = batches[0].ravel()[0]
+    shapes = jax.eval_shape(run, *(a[:size] for a in batches))
+    start = jax.tree.map(lambda s: jnp.full((n, *s.shape[1:]), some.astype(s.dtype)), shapes)
+    out = lax.fori_loop(0, pieces, step, start)
+    return put(out, pieces, run(*_rest(batches, rest))) if rest else out
 
 
 def sum_pieces(run: Callable[..., Any], examples: int, *batches: jax.Array) -> Any:

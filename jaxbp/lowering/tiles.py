@@ -51,7 +51,7 @@ def _floats(winner: jax.Array) -> jax.Array:
 def _floats_in_a_loop(winner: jax.Array) -> jax.Array:
     # XLA does not fuse across a loop: otherwise it converts anew for each of the windows compared.
     n = winner.shape[0]
-    return each_piece(_floats, (n + 1) // 2, winner) if n else _floats(winner)
+    return each_piece(_floats, (n + 1) // 2, winner) if winner.size else _floats(winner)
 
 
 def sum_pool_grad(dy: jax.Array, input_shape: Shape, window: Window) -> jax.Array:
