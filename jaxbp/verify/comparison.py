@@ -96,7 +96,9 @@ def tolerance(moved: Vector, expected: Vector, leaves: Iterable[Leaf], eps: floa
 def rounding(expected: Vector, leaves: Iterable[Leaf], eps: float) -> Vector:
     """What rounding the last operation can do to each entry; a little even to exact zeros."""
     size = np.nan_to_num(np.abs(expected), nan=0.0, posinf=0.0)
-    tolerance = ROUNDINGS * eps * size
+    # What is smaller than the least number that a dtype holds in all its digits may be lost.
+    least = np.finfo(np.float64 if eps <= np.finfo(np.float64).eps else np.float32).tiny
+    tolerance = ROUNDINGS * eps * size + least
     for leaf in leaves:
         part = size[leaf.part]
         if part.size:

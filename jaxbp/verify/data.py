@@ -15,6 +15,24 @@ def another_point(subject: Subject, rng: np.random.Generator, spread: float) -> 
     return pack([_moved(unpack(x[leaf.part], leaf), rng, spread) for leaf in subject.leaves])
 
 
+def with_zeros(subject: Subject, rng: np.random.Generator) -> Vector:
+    """About a quarter of the entries zero, but those of matrices that would lose a promise."""
+    keep = rng.random(subject.x.shape) > 0.25
+    for leaf in subject.leaves:
+        if is_positive_definite(unpack(subject.x[leaf.part], leaf)):
+            keep[leaf.part] = True
+    return subject.x * keep
+
+
+def is_positive_definite(v: np.ndarray) -> bool:
+    """Whether each of the matrices is symmetric, with positive eigenvalues alone."""
+    if v.ndim < 2 or v.shape[-1] != v.shape[-2] or v.shape[-1] < 2 or not v.size:
+        return False
+    if v.dtype.kind == "c" or not np.all(np.isfinite(v)):
+        return False
+    return bool(np.array_equal(v, np.swapaxes(v, -1, -2)) and np.linalg.eigvalsh(v).min() > 0)
+
+
 def last_bits(v: Vector, rng: np.random.Generator, eps: float) -> Vector:
     """Change a vector by a few rounding errors of relative size `eps`."""
     return v * (1.0 + eps * rng.uniform(-1.0, 1.0, v.shape))
@@ -62,19 +80,28 @@ def _moved(v: np.ndarray, rng: np.random.Generator, spread: float) -> np.ndarray
 
 
 def _with_promises(v: np.ndarray, moved: np.ndarray) -> np.ndarray:
-    if v.ndim and v.shape[-1] > 1:
-        sums = v.sum(axis=-1)
-        if np.all(v >= 0) and np.allclose(sums, 1.0, rtol=1e-5):
-            return moved / moved.sum(axis=-1, keepdims=True)
-        if v.shape[-1] > 3 and np.all(np.diff(v, axis=-1) > 0):
-            return np.sort(moved, axis=-1)
+    for axis in reversed(range(v.ndim)):
+        sums = v.sum(axis=axis)
+        if v.shape[axis] > 1 and np.all(v >= 0) and np.allclose(sums, 1.0, rtol=1e-5):
+            return moved / moved.sum(axis=axis, keepdims=True)
+    if v.ndim and v.shape[-1] > 3 and np.all(np.diff(v, axis=-1) > 0):
+        return np.sort(moved, axis=-1)
     if v.ndim >= 2 and v.shape[-1] == v.shape[-2] and v.shape[-1] > 1:
         if np.array_equal(v, np.swapaxes(v, -1, -2)):
+            if is_positive_definite(v):
+                moved = _changed_both_ways(v, moved - v)
             moved = (moved + np.swapaxes(moved, -1, -2)) / 2.0
         for triangle in (np.tril, np.triu):
             if np.array_equal(v, triangle(v)):
                 moved = triangle(moved)
     return moved
+
+
+def _changed_both_ways(v: np.ndarray, change: np.ndarray) -> np.ndarray:
+    """(1 + E) v (1 + E)ᵀ for an E of the change's size: positive definite as v is."""
+    size = np.sqrt(np.mean(v**2) * v.shape[-1])
+    factor = np.eye(v.shape[-1]) + change / size
+    return np.asarray(factor @ v @ np.swapaxes(factor, -1, -2))
 
 
 def _complex_normal(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:

@@ -410,6 +410,8 @@ def few_entries(e: Evidence) -> Iterator[Diagnosis]:
     if not everywhere.any() or e.leaf.size < 2:
         return
     wrong = max(_wrong_at_each_point(e), key=lambda mask: int(mask.sum()))
+    if not wrong.any():  # points that hold a NaN equal no point, not even themselves
+        return
     count = int(wrong.sum())
     border = _border_of(wrong)
     if border is not None:

@@ -133,14 +133,12 @@ def _blame(
     rng: np.random.Generator,
     outcome: Outcome,
 ) -> None:
-    program = trace(trial.plain_fn, trial.subject.cast(trial.subject.x), trial.subject.others)
-    if (trial.has_rule or trial.explicit) and stops_gradients(program):
-        outcome.row(
-            NAME,
-            None,
-            f"differ for `{leaf.name}`, in which the function itself stops a gradient on purpose",
-        )
-        return
+    given = trial.subject.cast(trial.subject.x), trial.subject.others
+    for fn, whose in ((trial.plain_fn, "the function itself"), (trial.truth_fn, "the reference")):
+        if (trial.has_rule or trial.explicit) and stops_gradients(trace(fn, *given)):
+            why = f"differ for `{leaf.name}`, in which {whose} stops a gradient on purpose"
+            outcome.row(NAME, None, why)
+            return
     found = _rounded(trial, leaf, sample) or _diagnosed(trial, leaf, sample, slopes, rng)
     if found.explained < 0.999:
         found = _rounded_often(trial, leaf, sample) or found

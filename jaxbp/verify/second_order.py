@@ -1,15 +1,26 @@
 """The rule's own derivative: gradient of gradient, and forward over reverse, in float64."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
 
-from jaxbp.verify import comparison
+from jaxbp.verify import comparison, data
 from jaxbp.verify.outcome import Outcome, numbers
 from jaxbp.verify.report import Finding
-from jaxbp.verify.subject import QUICK, Leaf, LeafFunction, Leaves, Pullback, Vector, pack, vjp_of
+from jaxbp.verify.subject import (
+    QUICK,
+    Leaf,
+    LeafFunction,
+    Leaves,
+    Pullback,
+    Vector,
+    pack,
+    unpack,
+    vjp_of,
+)
 from jaxbp.verify.trial import Trial
 
 
@@ -114,6 +125,7 @@ def _compare(
             u[leaf.part] = rng.normal(size=leaf.size)
             if label == "forward over reverse":
                 u = rng.normal(size=subject.size)
+            u = _along_promises(trial, u)
             try:
                 theirs = truth.at(u)(x, c)
             except Exception as error:
@@ -132,6 +144,11 @@ def _compare(
                 continue
             sample = comparison.compare(
                 rule.at(u), truth.at(u), x, c, extended, trial.eps, rng, label
+            )
+            sample = dataclasses.replace(
+                sample,
+                got=_along_promises(trial, sample.got),
+                expected=_along_promises(trial, sample.expected),
             )
             wrong = [
                 part
@@ -152,6 +169,19 @@ def _compare(
                     ),
                 )
                 _found(trial, sample, part, leaf.name, u, label, outcome, rng)
+
+
+def _along_promises(trial: Trial, v: Vector) -> Vector:
+    """The vector, of a positive definite matrix's part what is symmetric.
+
+    By no other change does it stay one, and a rule through `cholesky` reads one triangle of it.
+    """
+    kept = v.copy()
+    for leaf in trial.subject.leaves:
+        if data.is_positive_definite(unpack(trial.subject.x[leaf.part], leaf)):
+            part = unpack(v[leaf.part], leaf)
+            kept[leaf.part] = ((part + np.swapaxes(part, -1, -2)) / 2).reshape(-1)
+    return kept
 
 
 def _found(

@@ -124,7 +124,8 @@ class Subject:
             own = leaf.dtype
             if dtype is not None:
                 own = np.dtype(dtype) if _is_real(own) else np.dtype(np.complex128)
-            cast.append(unpack(x[leaf.part], leaf).astype(own))
+            part = x[leaf.part] if own.kind == "c" else x[leaf.part].real
+            cast.append(unpack(part, leaf).astype(own))
         return cast
 
     @property

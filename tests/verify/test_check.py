@@ -223,3 +223,35 @@ def test_wrong_only_under_vmap_over_two_of_four_arguments():
     four = rule(lambda a, b, c, d: a * b * c * d, bwd)
     found = check_vjp(four, *(normal(3) for _ in range(4)), checks=("gradient", "vmap"))
     assert words(found) == {("d", "vmap")}, str(found)
+
+
+def test_a_nan_among_the_arguments_does_not_stop_the_diagnosis():
+    """A point that holds a NaN equals no point, not even itself."""
+    mean = rule(
+        lambda x: jnp.nanmean(x, 0),
+        lambda kept, dy: (jnp.where(jnp.isnan(kept[0]), 0, dy[None] / 5).astype(dy.dtype),),
+    )
+    report = check_vjp(mean, normal(5, 3).at[1, 1].set(jnp.nan), checks=QUICK)
+    assert [f.argument for f in report.findings] == ["x"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [lambda dy: jnp.clip(dy, -1e4, 1e4), lambda dy: jnp.where(jnp.abs(dy) < 1e-5, 0, dy)],
+)
+def test_a_cotangent_cut_off_far_from_one_is_not_linear(change):
+    cut = rule(jnp.sin, lambda kept, dy: (change(dy) * jnp.cos(kept[0]),))
+    assert words(check_vjp(cut, normal(5), checks=(*QUICK, "linear"))) == {("x", "nonlinear")}
+
+
+def test_complex_beside_real_arguments_raises_no_warning(recwarn):
+    def forward(z, x):
+        return jnp.real(z @ x.astype(z.dtype))
+
+    def bwd(kept, dy):
+        z, x = kept
+        return jnp.outer(dy, x).astype(z.dtype), jnp.real(z.T @ dy.astype(z.dtype))
+
+    z = jax.lax.complex(normal(4, 3), normal(4, 3, seed=1))
+    assert check_vjp(rule(forward, bwd), z, normal(3)).ok
+    assert not [w for w in recwarn if issubclass(w.category, np.exceptions.ComplexWarning)]

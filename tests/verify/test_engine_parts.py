@@ -31,6 +31,14 @@ def test_new_data_keep_what_the_given_ones_promise():
     square = np.asarray(normal(3, 3))
     symmetric = moved(square + square.T)
     np.testing.assert_array_equal(symmetric, symmetric.T)
+    columns = np.random.default_rng(1).dirichlet(np.ones(3), 4).astype("float32").T
+    np.testing.assert_allclose(moved(columns).sum(0), 1.0, rtol=1e-6)
+    positive = np.asarray(square @ square.T + 0.01 * np.eye(3), "float32")
+    for spread in (0.01, 0.1, 0.7):
+        other = moved(positive, spread)
+        np.testing.assert_array_equal(other, other.T)
+        assert np.linalg.eigvalsh(other).min() > 0
+        assert not np.allclose(other, positive, rtol=1e-3)
     np.testing.assert_array_equal(moved(np.tril(square)), np.tril(moved(np.tril(square))))
     assert (np.diff(moved(np.arange(6.0, dtype="float32") + 1)) > 0).all()
     assert (moved(np.ones(5, "float32")) > 0).all()

@@ -1,0 +1,91 @@
+"""Right rules whose answers differ from the truth's by what is no mistake."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxbp.verify import check_vjp
+from tests.verify.rules import normal, rule
+
+SIDE = 5
+
+
+def log_determinant():
+    """Keeps only what it promises: a positive definite matrix, one triangle of which is read."""
+
+    def forward(a):
+        return jnp.linalg.slogdet(a)[1]
+
+    def bwd(residuals, dy):
+        factor = jax.scipy.linalg.cho_factor(residuals[0], lower=True)
+        return (dy * jax.scipy.linalg.cho_solve(factor, jnp.eye(SIDE, dtype=dy.dtype)),)
+
+    b = normal(SIDE, SIDE)
+    return rule(forward, bwd), b @ b.T + 0.05 * jnp.eye(SIDE)
+
+
+def fourier_by_matrices():
+    """The imaginary part at half the rate is zero to autodiff and a sine of π, 1e-16, here."""
+    angles = np.outer(np.arange(8), np.arange(5)) * 2 * np.pi / 8
+
+    def forward(x):
+        spectrum = jnp.fft.rfft(x)
+        return jnp.stack([spectrum.real, spectrum.imag])
+
+    def bwd(_, dy):
+        cosine, sine = (jnp.asarray(f(angles), dy.dtype) for f in (np.cos, np.sin))
+        return (cosine @ dy[0] - sine @ dy[1],)
+
+    return rule(forward, bwd), normal(8)
+
+
+def float32_softmax():
+    """Runs in float32 alone, and cancels where it is saturated."""
+
+    def forward(x):
+        if x.dtype != jnp.float32:
+            raise TypeError("float32 only")
+        return jax.nn.softmax(x)
+
+    def bwd(y, dy):
+        return (y * (dy - (dy * y).sum(-1, keepdims=True)),)
+
+    return rule(forward, bwd, lambda x: (forward(x),) * 2), 20 * normal(6, 8)
+
+
+@pytest.mark.parametrize("make", [log_determinant, fourier_by_matrices])
+def test_is_not_refused(make):
+    fn, x = make()
+    report = check_vjp(fn, x)
+    assert report.ok, str(report)
+
+
+@pytest.mark.parametrize("reference", [None, jax.nn.softmax])
+@pytest.mark.parametrize("seed", range(2))
+def test_saturated_in_float32_alone_is_not_refused(reference, seed):
+    fn, x = float32_softmax()
+    report = check_vjp(fn, x, reference=reference, seed=seed)
+    assert report.ok, str(report)
+
+
+def test_straight_through_is_right_beside_a_reference_that_stops_the_gradient():
+    straight = rule(lambda x: jnp.round(x), lambda _, dy: (dy,), lambda x: (jnp.round(x), None))
+    x = 3 * normal(6)
+    assert not check_vjp(straight, x).ok  # it is not the gradient of what it computes
+    report = check_vjp(straight, x, reference=lambda x: x + jax.lax.stop_gradient(jnp.round(x) - x))
+    assert report.ok, str(report)
+    row = next(c for c in report.checks if c.name == "finite-differences")
+    assert row.ok is None
+    assert "the reference stops a gradient on purpose" in row.detail
+
+
+def test_what_the_backend_cannot_run_is_undecided():
+    def product(x, w):
+        return jnp.dot(
+            x.astype(jnp.bfloat16), w.astype(jnp.bfloat16), preferred_element_type=jnp.float32
+        ).astype(x.dtype)
+
+    fn = rule(product, lambda kept, dy: (product(dy, kept[1].T), product(kept[0].T, dy)))
+    report = check_vjp(fn, normal(8, 16), normal(16, 4))
+    assert report.ok, str(report)
