@@ -52,8 +52,8 @@ def accelerate(fn: Callable[P, R]) -> Callable[P, R]:
       the vmapped function. `jnp.maximum(x, 0)` is no relu: its derivative at 0 is 1/2.
 
     Raises:
-      TypeError: if `fn` is no callable; when called, if it changes an NNX module in place,
-        which `jaxbp.interop.flax.accelerate` lets it.
+      TypeError: if `fn` is no callable; when called, if it changes an NNX object (a module, Rngs,
+        a metric) in place, which `jaxbp.interop.flax.accelerate` lets it.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -73,7 +73,7 @@ def accelerate(fn: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(fn)
     def accelerated(*args: P.args, **kwargs: P.kwargs) -> R:
-        program = trace(changing_nothing(fn), *args, **kwargs)
+        program = trace(changing_nothing("accelerate", fn), *args, **kwargs)
         result: R = program._replace(jaxpr=_rewrite(program.jaxpr)).run()
         return result
 

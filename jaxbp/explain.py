@@ -61,7 +61,7 @@ class Explanation(NamedTuple):
         return f"<{len(self.replaced)} replaced, {len(self.left_alone)} left alone>"
 
 
-def explain(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Explanation:
+def explain(fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Explanation:
     """Print what `accelerate(fn)` would replace for these arguments by which rule, and why not.
 
     Every convolution and pooling of the traced function is listed with the line of the user's code
@@ -126,10 +126,14 @@ def _entries(jaxpr: Jaxpr, inside: tuple[str, ...], module: str, around: str) ->
                 here,
                 " / ".join(inside),
             )
-        elif enters(equation):
+        else:
             line = _source(equation) or around
             for _, inner in jaxprs_in(equation):
-                yield from _entries(opened(inner), (*inside, _name(equation)), here, line)
+                for entry in _entries(opened(inner), (*inside, _name(equation)), here, line):
+                    if not enters(equation):
+                        why = f"{equation.primitive.name} may be transposed, which a rule cannot be"
+                        entry = entry._replace(rule="", reason=why)
+                    yield entry
 
 
 def _name(equation: JaxprEqn) -> str:

@@ -15,7 +15,7 @@ import numpy as np
 from jax._src.config import trace_context
 from jax.core import eval_jaxpr
 from jax.extend.core import ClosedJaxpr, DropVar, Jaxpr, JaxprEqn, Literal, Primitive, Var
-from jax.extend.core.primitives import jit_p
+from jax.extend.core.primitives import device_put_p, jit_p
 
 Atom = Var | Literal
 
@@ -53,7 +53,7 @@ class Program(NamedTuple):
         return jax.tree.unflatten(self.tree, leaves)
 
 
-def trace(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Program:
+def trace(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Program:
     """Trace the function for these arguments, without running it.
 
     Its arguments' containers are made anew inside, as `jax.jit` does, since some may be changed
@@ -75,50 +75,60 @@ def trace(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Program:
     return Program(jaxpr, leaves, tree)
 
 
-def changing_nothing(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return the function, which raises if it changes an NNX module in place.
+def changing_nothing(caller: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the function, which raises in the caller's name if it changes an NNX object in place.
 
-    Traced, it has a copy of the module, whose changes would be lost.
+    Traced, it has a copy of the object, whose changes would be lost.
     """
 
     def checked(*args: Any, **kwargs: Any) -> Any:
-        modules = [(module, jax.tree.flatten(module)) for module in _nnx_modules((args, kwargs))]
+        objects = [(node, jax.tree.flatten(node)) for node in _nnx_objects((args, kwargs))]
         result = function(*args, **kwargs)
-        for module, before in modules:
-            _check_unchanged(module, before)
+        for node, before in objects:
+            _check_unchanged(caller, node, before)
         return result
 
     return checked
 
 
-def _is_nnx_module(node: Any) -> bool:
+def _nnx_objects(tree: Any) -> list[Any]:
+    """NNX's modules, Rngs, metrics, optimisers and variables: what keeps its state in itself.
+
+    What lies in an `nnx.State` is no such: it is passed on and returned, as the functional API has
+    it, and modules that are made of it may change it.
+    """
+    if "flax.nnx" not in sys.modules:
+        return []
+    kinds = ("Module", "Pytree", "Object", "Variable")
+    leaves = jax.tree.leaves(tree, is_leaf=lambda node: _is_nnx(node, (*kinds, "State")))
+    return [leaf for leaf in leaves if _is_nnx(leaf, kinds)]
+
+
+def _is_nnx(node: Any, names: tuple[str, ...]) -> bool:
     return any(
-        c.__name__ == "Module" and c.__module__[:8] == "flax.nnx" for c in type(node).__mro__
+        c.__name__ in names and c.__module__.startswith("flax.nnx") for c in type(node).__mro__
     )
 
 
-def _nnx_modules(tree: Any) -> list[Any]:
-    if "flax.nnx" not in sys.modules:
-        return []
-    return [x for x in jax.tree.leaves(tree, is_leaf=_is_nnx_module) if _is_nnx_module(x)]
-
-
-def _check_unchanged(module: Any, before: tuple[list[Any], Any]) -> None:
+def _check_unchanged(caller: str, node: Any, before: tuple[list[Any], Any]) -> None:
     leaves, structure = before
-    new_leaves, new_structure = jax.tree.flatten(module)
+    new_leaves, new_structure = jax.tree.flatten(node)
     # Two structures are equal only with as many leaves.
     if structure != new_structure or any(map(operator.is_not, leaves, new_leaves)):
         raise TypeError(
-            f"accelerate: fn changes its argument, the nnx module {type(module).__name__}, in "
-            "place, which would be lost: use jaxbp.interop.flax.accelerate"
+            f"{caller}: fn changes its argument, the nnx {type(node).__name__}, in place, which "
+            "would be lost: use jaxbp.interop.flax.accelerate, or return what is new"
         )
 
 
 def _as_jax(leaves: list[Any]) -> list[Any]:
-    """Return jax arrays for numpy's, which some JAX rules refuse inside a trace."""
+    """Return jax arrays for numpy's, which some JAX rules refuse inside a trace.
+
+    Integers stay: they may be a padding or a shape, whose values are asked for.
+    """
 
     def convert(x: Any) -> Any:
-        is_number = isinstance(x, np.ndarray) and jnp.issubdtype(x.dtype, np.number)
+        is_number = isinstance(x, np.ndarray) and jnp.issubdtype(x.dtype, np.inexact)
         return jnp.asarray(x) if is_number else x
 
     with jax.ensure_compile_time_eval():
@@ -136,6 +146,8 @@ def _in_jit(equation: JaxprEqn, context: Hashable) -> JaxprEqn:
     would keep alive whatever they hold.
     """
     if equation.effects or any(map(callable, equation.params.values())):
+        return equation
+    if equation.primitive is device_put_p:  # inside a jit it would put nothing anywhere
         return equation
     if any(True for _ in jaxprs_in(equation)):
         return equation

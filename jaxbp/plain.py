@@ -44,7 +44,7 @@ def plain(fn: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(fn)
     def without_rules(*args: P.args, **kwargs: P.kwargs) -> R:
-        program = trace(changing_nothing(fn), *args, **kwargs)
+        program = trace(changing_nothing("plain", fn), *args, **kwargs)
         result: R = program._replace(jaxpr=_rewrite(program.jaxpr)).run()
         return result
 

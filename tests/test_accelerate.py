@@ -145,6 +145,16 @@ def test_types_that_no_rule_keeps_are_left_alone():
     exported = jax.export.export(jax.jit(accelerate(pooled)))(*some)
     assert_close(exported.call(x, w), pooled(x, w), terms=200)
 
+    with jax.enable_x64(True):
+        x, w = x.astype(jnp.float32), w.astype(jnp.float32)
+
+        def wide(x, w):
+            options = {"dimension_numbers": NHWC, "preferred_element_type": jnp.float64}
+            return lax.conv_general_dilated(x, w, (1, 1), "VALID", **options)
+
+        assert rules_of(wide, x, w) == [""]
+        assert accelerate(wide)(x, w).dtype == jnp.float64
+
     def of_numbers(a):
         return convolve(jnp.broadcast_to(a, (1, 4, 4, 1)), jnp.broadcast_to(a, (1, 1, 1, 1)))
 
@@ -246,6 +256,20 @@ def test_sum_over_windows(name):
 
     assert rules_of(function, x) == ["avg_pool"]
     assert_same(function, x)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
+@pytest.mark.parametrize("side", [3, 5, 7])
+def test_counts_in_windows_stay_whole(side, dtype):
+    with jax.enable_x64(dtype == "float64"):
+        x = jnp.asarray(np.random.default_rng(0).integers(0, 2, (1, 32, 32, 1)), dtype)
+
+        def count(x):
+            zero = np.zeros((), x.dtype)
+            return lax.reduce_window(x, zero, lax.add, (1, side, side, 1), (1,) * 4, "SAME")
+
+        for function in (accelerate(count), jax.jit(accelerate(count))):
+            np.testing.assert_array_equal(function(x), count(x))
 
 
 def test_a_dilated_max_pool_gets_the_gradient_that_jax_refuses(float64):
@@ -634,6 +658,18 @@ def test_donation_and_shardings_are_kept():
     y = jax.jit(accelerate(constrained))(random(2, 6, 6, 3), random(3, 3, 3, 3))
     assert y.sharding.is_equivalent_to(sharding, 4)
 
+    y = accelerate(lambda x: jax.device_put(x, jax.devices()[1]) + 1)(random(2))
+    assert y.devices() == {jax.devices()[1]}
+
+
+def test_keywords_of_any_name_and_numpy_s_integers_reach_the_function():
+    x, w = random(1, 1, 4, 4), random(1, 1, 2, 2)
+    padding = np.array([[1, 0], [0, 1]])
+    accelerated = accelerate(lambda x, w, function, fn: lax.conv_general_dilated(x, w, (1, 1), fn))
+    y = accelerated(x, w, function=jnp.sin, fn=padding)
+    assert_close(y, lax.conv_general_dilated(x, w, (1, 1), padding), terms=4)
+    assert explain(lambda x, fn: fn(x), x, fn=jnp.sin).entries == ()
+
 
 def test_traced_and_compiled_once():
     traces = 0
@@ -740,3 +776,19 @@ def test_a_rule_placed_already_has_the_line_of_its_caller(capsys):
 
 def test_explain_with_nothing_to_say():
     assert "nothing" in str(explain(lambda x: x + 1, jnp.ones(3)))
+
+
+def test_explain_lists_what_stands_where_no_rule_can():
+    def solved(b):
+        def apply(x):
+            return x + 0.1 * convolve(x, jnp.ones((3, 3, 1, 1), x.dtype))
+
+        def solve(apply, b):
+            return lax.fori_loop(0, 9, lambda _, x: x + b - apply(x), b)
+
+        return lax.custom_linear_solve(apply, b, solve, symmetric=True)
+
+    entries = explain(solved, random(1, 4, 4, 1)).entries
+    assert entries
+    assert {e.rule for e in entries} == {""}
+    assert all("custom_linear_solve may be transposed" in e.reason for e in entries)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.custom_batching import custom_vmap
 
@@ -23,7 +24,11 @@ def if_finite(
 
 @custom_vmap
 def _all_finite(a: jax.Array) -> jax.Array:
-    return jnp.max(jnp.abs(a)) < jnp.inf  # a NaN is its own maximum, and less than nothing
+    # By their bits, of which those of infinity and NaN are the largest: XLA's maximum of floats
+    # loses a NaN on a CPU.
+    unsigned = np.dtype(f"uint{8 * a.dtype.itemsize}")
+    bits = lax.bitcast_convert_type(jnp.abs(a), unsigned)
+    return jnp.max(bits) < lax.bitcast_convert_type(jnp.array(jnp.inf, a.dtype), unsigned)
 
 
 # One answer for a whole batch, so that under vmap a choice stays a choice.

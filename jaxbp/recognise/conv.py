@@ -89,7 +89,8 @@ def unfit(equation: JaxprEqn) -> str:
     if not _is_default(p["precision"]):
         wanted = " and ".join(sorted({str(a) for a in _each(p["precision"])}))
         return f"it asks for precision {wanted}, which the rules cannot keep"
-    if p["preferred_element_type"] not in (None, x.dtype):
+    wanted_type = p["preferred_element_type"]
+    if wanted_type is not None and wanted_type != x.dtype:  # to numpy, float64 == None
         return f"it asks for a result in {p['preferred_element_type']}"
     if p.get("out_sharding") is not None:
         return "it asks for a sharding of its result"

@@ -14,7 +14,7 @@ from jax.extend.core.primitives import ge_p
 from jaxbp import lowering
 from jaxbp.arguments import Shape
 from jaxbp.recognise.finding import Rule, avals, out_shape, sizes
-from jaxbp.rules.pool import avg_pool, max_pool, max_pool_grad
+from jaxbp.rules.pool import max_pool, max_pool_grad, sum_pool
 from jaxbp.window import Pairs, Window
 
 KINDS = {
@@ -118,9 +118,9 @@ def jaxbp_max_pool(x: jax.Array, *, options: Options) -> jax.Array:
 
 @partial(jax.jit, static_argnames="options")
 def jaxbp_sum_pool(x: jax.Array, *, options: Options) -> jax.Array:
-    """`reduce_window_sum` as average pooling, times the window's cells."""
-    y = avg_pool(_channels_last(x, options), **options.over("window", "stride", "padding"))
-    return _back(y * math.prod(options.window), x.shape, options)
+    """`reduce_window_sum` as average pooling that does not divide."""
+    y = sum_pool(_channels_last(x, options), **options.over("window", "stride", "padding"))
+    return _back(y, x.shape, options)
 
 
 @partial(jax.jit, static_argnames="options")

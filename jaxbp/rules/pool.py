@@ -220,6 +220,38 @@ def avg_pool(
     return _avg_pool_rule(x, x.shape, made, count_include_pad)
 
 
+def sum_pool_fwd(x: jax.Array, input_shape: Shape, window: Window) -> tuple[jax.Array, None]:
+    """Return `sum_pool`'s output; the backward pass needs nothing but shapes."""
+    return _sum_pool(x, input_shape, window), None
+
+
+def sum_pool_bwd(
+    input_shape: Shape, window: Window, residuals: None, dy: jax.Array
+) -> tuple[jax.Array]:
+    """Return the cotangent of `sum_pool`'s input."""
+    wide = dy.astype(sum_dtype(dy.dtype))
+    return (lowering.sum_pool_grad(wide, input_shape, window).astype(dy.dtype),)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _sum_pool(x: jax.Array, input_shape: Shape, window: Window) -> jax.Array:
+    return lowering.sum_pool(x, window).astype(x.dtype)
+
+
+_sum_pool.defvjp(sum_pool_fwd, sum_pool_bwd)
+
+
+def sum_pool(x: jax.Array, window: Any, *, stride: Any = None, padding: Any = "VALID") -> jax.Array:
+    """Take the sum of each window, channel by channel: `avg_pool` times |K|, without its rounding.
+
+    ``y_nic = Σ_m x_{n, s·i + m − p, c}``
+
+    Source: (4.1); backward (4.2)
+    """
+    made = pool_window("sum_pool", x.shape, window, stride, padding, 1)
+    return _sum_pool(x, x.shape, made)
+
+
 def _max_pool(x: jax.Array, input_shape: Shape, window: Window, ties: str) -> jax.Array:
     return lowering.max_pool(x, window)[0]
 

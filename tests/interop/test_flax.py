@@ -10,6 +10,7 @@ import pytest
 from jaxbp.accelerate import accelerate
 from jaxbp.explain import explain
 from jaxbp.interop import flax as interop
+from jaxbp.plain import plain
 from tests.tolerance import assert_trees_close
 
 linen = pytest.importorskip("flax.linen", reason="Flax is an extra")
@@ -150,6 +151,38 @@ def test_changed_variables_of_a_module_are_never_lost_silently(x):
         accelerate(loss)(Normalised(), x)
     conv = nnx.Conv(2, 3, (3, 3), rngs=nnx.Rngs(0))  # which changes nothing
     assert jnp.isfinite(accelerate(loss)(conv, x))
+
+
+def doubled(variable):
+    variable[...] = 2 * variable[...]
+
+
+@pytest.mark.parametrize(
+    ("make", "change"),
+    [
+        (lambda: nnx.Rngs(0), lambda r: r.normal((2,))),
+        (lambda: nnx.metrics.Average(), lambda m: m.update(values=jnp.ones(3))),
+        (lambda: nnx.Variable(jnp.ones(3)), doubled),
+    ],
+)
+def test_changes_of_what_is_no_module_are_never_lost_silently(make, change):
+    with pytest.raises(TypeError, match=r"accelerate: .*interop\.flax\.accelerate"):
+        accelerate(change)(make())
+    with pytest.raises(TypeError, match="plain: "):
+        plain(change)(make())
+
+
+def test_a_state_is_passed_on_as_the_functional_api_has_it(x):
+    module = nnx.BatchNorm(3, rngs=nnx.Rngs(0))
+    graph, state = nnx.split(module)
+
+    def step(state, x):
+        merged = nnx.merge(graph, state)
+        return merged(x), nnx.state(merged)
+
+    x = jnp.arange(6.0, dtype="float32").reshape(2, 3)
+    _, new = accelerate(step)(state, x)
+    np.testing.assert_array_equal(new["mean"][...], step(state, x)[1]["mean"][...])
 
 
 def test_explain_of_a_module_that_changes(x):

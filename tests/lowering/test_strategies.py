@@ -11,6 +11,7 @@ import jaxbp
 from jaxbp import lowering
 from jaxbp.lowering import blocks, columns, folds, table, winograd
 from jaxbp.lowering.choice import TABLE
+from jaxbp.lowering.finite import if_finite
 from jaxbp.window import make_window
 from tests.daily import sample
 from tests.tolerance import assert_close
@@ -127,6 +128,19 @@ def test_what_is_not_finite_stays_in_its_place(operation, strategy, bad, rng):
     plain = as_one_program(TABLE[operation][-1].run, static, x, w)
     assert_close(ours, np.asarray(plain, np.float64), terms=200)
     assert np.isfinite(np.asarray(ours)).mean() > 0.9
+
+
+@pytest.mark.parametrize("bad", [np.nan, -np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16", "float16"])
+def test_the_guard_sees_one_bad_number_among_thousands(dtype, bad):
+    """In vector lanes XLA's maximum of floats drops a NaN on a CPU."""
+    with jax.enable_x64(dtype == "float64"):
+        x = jnp.linspace(-3, 3, 8 * 28 * 28, dtype=dtype).reshape(8, 28, 28, 1)
+        quick, plain = (lambda x, v=v: jnp.full((), v) for v in (1, 2))
+        guarded = jax.jit(lambda x: if_finite(quick, plain, x))
+        assert guarded(x) == 1
+        for place in ((0, 0, 0, 0), (3, 7, 21, 0), (7, 27, 27, 0)):
+            assert guarded(x.at[place].set(bad)) == 2
 
 
 def test_one_guard_serves_a_whole_batch_under_vmap(rng):
