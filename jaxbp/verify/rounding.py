@@ -120,7 +120,8 @@ def _run(
             if name in _TO_INTEGERS or not jnp.issubdtype(was.dtype, jnp.inexact):
                 now = was
             elif name in _ROUNDED:
-                now = now * (1.0 + ROUNDINGS * jnp.finfo(was.dtype).eps * _noise(rng, was))
+                factor = 1.0 + ROUNDINGS * jnp.finfo(was.dtype).eps * _noise(rng, was)
+                now = now * jnp.asarray(factor, was.dtype)
             pairs.append((was, now))
         return pairs
 

@@ -60,11 +60,18 @@ class Situation:
         moved = comparison.spread(pullback, x, c, self.eps, self.rng)
         room = comparison.tolerance(moved, answer, self.trial.subject.leaves, self.eps)
         if not pullback.wide:  # what cancels in few digits differs with the order of its steps
+            room += self._moved(pullback, x, c)
+        return answer, room
+
+    def _moved(self, pullback: Pullback, x: Vector, c: Vector) -> Vector | float:
+        """How far rounding moves an answer; 0 where its program cannot be run step by step."""
+        try:
             with pullback.mode():
                 arguments = self.trial.subject.cast(x, pullback.dtype), self.trial.subject.others
                 vjp = _vjp_leaves(pullback.fn)
-                room += rounding.moved(vjp, (*arguments, pullback.cotangents(c)), self.rng, False)
-        return answer, room
+                return rounding.moved(vjp, (*arguments, pullback.cotangents(c)), self.rng, False)
+        except Exception:  # a primitive that cannot be bound anew
+            return 0.0
 
     def leaves(self, x: Vector) -> Leaves:
         return self.trial.subject.cast(x, self.rule.dtype)
