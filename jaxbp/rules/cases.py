@@ -26,7 +26,7 @@ from jaxbp.rules.block import conv_relu_max_pool
 from jaxbp.rules.conv import conv, conv_transpose
 from jaxbp.rules.dense import dense
 from jaxbp.rules.loss import half_squared_error, sigmoid_cross_entropy, softmax_cross_entropy
-from jaxbp.rules.pool import avg_pool, global_avg_pool, global_max_pool, max_pool
+from jaxbp.rules.pool import avg_pool, global_avg_pool, global_max_pool, max_pool, sum_pool
 from jaxbp.rules.subsample import combine_maps, subsample
 from jaxbp.verify.case import Case
 
@@ -137,6 +137,7 @@ CASES = [
         reference=_lax_conv_transpose,
     ),
     Case("avg_pool", avg_pool, ("f32[2,4,6,2]",), {"window": 2}),
+    Case("sum_pool", sum_pool, ("f32[2,5,2]",), {"window": 3, "stride": 2}),
     Case(
         "avg_pool, overlapping",
         avg_pool,
