@@ -161,7 +161,7 @@ def doubled(variable):
     ("make", "change"),
     [
         (lambda: nnx.Rngs(0), lambda r: r.normal((2,))),
-        (lambda: nnx.metrics.Average(), lambda m: m.update(values=jnp.ones(3))),
+        (lambda: nnx.metrics.Average(), lambda m: m.reset()),
         (lambda: nnx.Variable(jnp.ones(3)), doubled),
     ],
 )
