@@ -172,7 +172,7 @@ def test_changes_of_what_is_no_module_are_never_lost_silently(make, change):
         plain(change)(make())
 
 
-def test_a_state_is_passed_on_as_the_functional_api_has_it(x):
+def test_a_state_is_passed_on_as_the_functional_api_has_it():
     module = nnx.BatchNorm(3, rngs=nnx.Rngs(0))
     graph, state = nnx.split(module)
 

@@ -89,3 +89,5 @@ def test_what_the_backend_cannot_run_is_undecided():
     fn = rule(product, lambda kept, dy: (product(dy, kept[1].T), product(kept[0].T, dy)))
     report = check_vjp(fn, normal(8, 16), normal(16, 4))
     assert report.ok, str(report)
+    undecided = [c.detail for c in report.checks if c.ok is None]
+    assert any("this backend cannot run" in detail for detail in undecided)
