@@ -41,8 +41,13 @@ def _is_float32(*arrays: jax.Array) -> bool:
     return all(a.dtype == jnp.float32 for a in arrays)
 
 
+def _pointwise_wins(x: jax.Array, w: jax.Array, window: Window, groups: int) -> bool:
+    # With a stride, the places visited are copied out first: too much beside a short product.
+    return set(window.stride) == {1} or x.shape[-1] > 64
+
+
 def _folds_win(x: jax.Array, w: jax.Array, window: Window, groups: int) -> bool:
-    return _is_float32(x, w) and _folding_pays(x.shape[-1], w.shape[-1])
+    return _is_float32(x, w) and window.cells > 1 and _folding_pays(x.shape[-1], w.shape[-1])
 
 
 def _folds_win_input_grad(
@@ -155,7 +160,7 @@ def _size(shape: Shape) -> int:
 TABLE.update(
     {
         "conv": (
-            Row("pointwise", pointwise.conv, pointwise.can, always),
+            Row("pointwise", pointwise.conv, pointwise.can, _pointwise_wins),
             Row("folds", folds.conv, folds.can, _folds_win),
             Row("winograd", winograd.conv, winograd.can, _winograd_wins),
             Row("columns", columns.conv, columns.can, _few_windows),
