@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 from jax.extend.core import Jaxpr, JaxprEqn
 
 from jaxbp.accelerate import check_callable, enters, is_own_rule
@@ -71,7 +72,8 @@ def explain(fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Explanation
 
     Args:
       fn: what would be given to `accelerate`.
-      *args, **kwargs: what it would be called with; only their shapes and dtypes matter.
+      *args, **kwargs: what it would be called with; only their shapes and dtypes matter, and a
+        `jax.ShapeDtypeStruct` does for an array.
 
     Returns:
       The `Explanation` that was printed: `.entries`, `.replaced`, `.left_alone`.
@@ -95,8 +97,20 @@ def explain(fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Explanation
       `accelerate`.
     """
     check_callable("explain", fn)
-    program = trace(fn, *args, **kwargs)
-    explanation = Explanation(tuple(_entries(opened(program.jaxpr), (), "", "")))
+    leaves, tree = jax.tree.flatten((args, kwargs))
+    entries: tuple[Entry, ...] = ()
+
+    def enter(arrays: dict[int, jax.Array]) -> None:
+        nonlocal entries
+        args, kwargs = jax.tree.unflatten(
+            tree, [arrays.get(i, leaf) for i, leaf in enumerate(leaves)]
+        )
+        entries = tuple(_entries(opened(trace(fn, *args, **kwargs).jaxpr), (), "", ""))
+
+    jax.eval_shape(
+        enter, {i: leaf for i, leaf in enumerate(leaves) if isinstance(leaf, jax.ShapeDtypeStruct)}
+    )
+    explanation = Explanation(entries)
     print(explanation)
     return explanation
 

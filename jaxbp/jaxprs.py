@@ -69,10 +69,22 @@ def trace(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Program
         args, kwargs = jax.tree.unflatten(structure, inputs)
         found, tree = jax.tree.flatten(function(*args, **kwargs))
         leaves = [None if isinstance(leaf, jax.Array) else leaf for leaf in found]
+        _check_results(leaf for leaf in leaves if not any(leaf is x for x in inputs))
         return [leaf for leaf in found if isinstance(leaf, jax.Array)]
 
     jaxpr = jax.make_jaxpr(arrays)()
     return Program(jaxpr, leaves, tree)
+
+
+def _check_results(objects: Iterable[Any]) -> None:
+    """Raise for an object that is no pytree and holds arrays, which would end with the trace."""
+    for thing in objects:
+        held = jax.tree.leaves(getattr(thing, "__dict__", None))
+        if any(isinstance(leaf, jax.core.Tracer) for leaf in held):
+            raise TypeError(
+                f"fn returns a {type(thing).__name__}, which holds arrays and is no pytree: "
+                "register it, with jax.tree_util.register_dataclass for example"
+            )
 
 
 def changing_nothing(caller: str, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -82,7 +94,7 @@ def changing_nothing(caller: str, function: Callable[..., Any]) -> Callable[...,
     """
 
     def checked(*args: Any, **kwargs: Any) -> Any:
-        objects = [(node, jax.tree.flatten(node)) for node in _nnx_objects((args, kwargs))]
+        objects = [(node, jax.tree.flatten(node)) for node in nnx_objects((args, kwargs))]
         result = function(*args, **kwargs)
         for node, before in objects:
             _check_unchanged(caller, node, before)
@@ -91,7 +103,7 @@ def changing_nothing(caller: str, function: Callable[..., Any]) -> Callable[...,
     return checked
 
 
-def _nnx_objects(tree: Any) -> list[Any]:
+def nnx_objects(tree: Any) -> list[Any]:
     """NNX's modules, Rngs, metrics, optimisers and variables: what keeps its state in itself.
 
     What lies in an `nnx.State` is no such: it is passed on and returned, as the functional API has

@@ -727,6 +727,19 @@ def test_own_rules_are_left_alone():
     assert str(jax.make_jaxpr(accelerate(function))(*args)) == str(jax.make_jaxpr(function)(*args))
 
 
+class Unregistered:
+    """Unknown to JAX as a container of arrays."""
+
+    def __init__(self, y):
+        self.y = y
+
+
+def test_what_is_no_pytree_passes_through():
+    given = Unregistered(jnp.ones(3))
+    assert accelerate(lambda x, thing: thing)(jnp.ones(3), given) is given
+    jax.jit(lambda x: accelerate(lambda thing: thing)(Unregistered(x)).y)(jnp.ones(3))
+
+
 def test_bad_input_is_the_function_s_own_business():
     def function(x):
         return x if x.sum() > 0 else -x
@@ -735,6 +748,8 @@ def test_bad_input_is_the_function_s_own_business():
         accelerate(lambda x: function(x + 1))(jnp.ones(3))
     with pytest.raises(TypeError, match="missing 1 required positional argument"):
         accelerate(function)()
+    with pytest.raises(TypeError, match="returns a Unregistered, which holds arrays"):
+        accelerate(lambda x: Unregistered(x + 1))(jnp.ones(3))
     with pytest.raises(TypeError, match="accelerate: fn must be a callable, got 3"):
         accelerate(3)
     with pytest.raises(TypeError, match="explain: fn must be a callable, got None"):
@@ -776,6 +791,22 @@ def test_a_rule_placed_already_has_the_line_of_its_caller(capsys):
 
 def test_explain_with_nothing_to_say():
     assert "nothing" in str(explain(lambda x: x + 1, jnp.ones(3)))
+
+
+def test_explain_needs_shapes_only():
+    x = jax.ShapeDtypeStruct((2, 6, 6, 3), jnp.float32)
+    w = random(3, 3, 3, 3, dtype="float32")
+    (entry,) = explain(lambda x, w: convolve(x + 1, w), x, w=w).entries
+    assert entry.rule == "conv"
+
+
+def test_float64_without_its_mode_is_left_alone():
+    with jax.enable_x64(True):
+        args = random(2, 6, 6, 3, dtype="float64"), random(3, 3, 3, 3, dtype="float64")
+    with jax.enable_x64(False):
+        (entry,) = explain(convolve, *args).entries
+        assert "64-bit mode off" in entry.reason
+        np.testing.assert_array_equal(accelerate(convolve)(*args), convolve(*args))
 
 
 def test_explain_lists_what_stands_where_no_rule_can():

@@ -11,6 +11,7 @@ import jax
 from jaxbp.accelerate import accelerate as accelerate_pure
 from jaxbp.interop import require
 from jaxbp.interop.lax import conv_general_dilated
+from jaxbp.jaxprs import nnx_objects
 
 __all__ = ["accelerate", "avg_pool", "conv_general_dilated", "max_pool"]
 
@@ -97,6 +98,8 @@ def accelerate(fn: Callable[P, R]) -> Callable[P, R]:
     @functools.wraps(fn)
     @nnx.update_context(_TAG)
     def accelerated(*args: P.args, **kwargs: P.kwargs) -> R:
+        if not nnx_objects((args, kwargs)):  # the functional API: all state comes and goes
+            return accelerate_pure(fn)(*args, **kwargs)
         with nnx.split_context(_TAG) as context:
             graph, state = context.split((args, kwargs))
 

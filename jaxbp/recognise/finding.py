@@ -80,6 +80,8 @@ def beyond_rules(values: Iterable[Any]) -> str:
     for value in values:
         if not all(isinstance(n, int) for n in value.shape):
             return f"its shape {value.shape} is not known yet"
+        if jax.dtypes.canonicalize_dtype(value.dtype) != value.dtype:
+            return f"it is {value.dtype}, with 64-bit mode off"
         if value.weak_type:
             return "it is of a weak type, which the rules do not keep"
         if any(axis is not None for axis in value.sharding.spec):

@@ -172,7 +172,8 @@ def test_changes_of_what_is_no_module_are_never_lost_silently(make, change):
         plain(change)(make())
 
 
-def test_a_state_is_passed_on_as_the_functional_api_has_it():
+@pytest.mark.parametrize("accelerate", [accelerate, interop.accelerate])
+def test_a_state_is_passed_on_as_the_functional_api_has_it(accelerate):
     module = nnx.BatchNorm(3, rngs=nnx.Rngs(0))
     graph, state = nnx.split(module)
 
@@ -183,6 +184,23 @@ def test_a_state_is_passed_on_as_the_functional_api_has_it():
     x = jnp.arange(6.0, dtype="float32").reshape(2, 3)
     _, new = accelerate(step)(state, x)
     np.testing.assert_array_equal(new["mean"][...], step(state, x)[1]["mean"][...])
+
+
+def test_a_state_goes_through_a_jitted_gradient():
+    module = nnx.BatchNorm(3, rngs=nnx.Rngs(0))
+    module.eval()
+    graph, params, others = nnx.split(module, nnx.Param, ...)
+
+    def step(params, others, x):
+        merged = nnx.merge(graph, params, others)
+        return (merged(x) ** 2).sum(), nnx.state(merged)
+
+    x = jnp.ones((2, 3), "float32")
+    grads = [
+        jax.jit(jax.grad(f, has_aux=True))(params, others, x)[0]
+        for f in (interop.accelerate(step), step)
+    ]
+    assert_trees_close(*grads, terms=10)
 
 
 def test_explain_of_a_module_that_changes(x):
