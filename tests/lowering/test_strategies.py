@@ -12,7 +12,7 @@ from jaxbp import lowering
 from jaxbp.lowering import blocks, columns, folds, table, winograd
 from jaxbp.lowering.choice import TABLE
 from jaxbp.lowering.finite import if_finite
-from jaxbp.window import make_window
+from jaxbp.window import Window, make_window
 from tests.daily import sample
 from tests.tolerance import assert_close
 
@@ -85,6 +85,31 @@ def operations(rng, case, draw=numbers):
     pool = make_window("test", z_shape, size, stride=size, padding="VALID", dilation=1)
     made["conv_max_pool"] = ((x, w), (window, pool, groups))
     return made
+
+
+@pytest.mark.parametrize(
+    ("size", "stride", "dilation"),
+    [
+        ((5,), (5,), (1,)),
+        ((2, 3), (3, 3), (1, 1)),
+        ((2, 2), (4, 5), (2, 3)),
+        ((2, 3, 2), (2, 3, 2), (1, 1, 1)),
+        ((43, 41), (43, 41), (1, 1)),
+    ],
+)
+def test_a_winner_is_found_axis_by_axis(size, stride, dilation, rng):
+    """Where windows do not overlap and channels are some, `tiles` asks so: every cell may win."""
+    window = Window(size, stride, ((0, 0),) * len(size), dilation)
+    spatial = [2 * s + span for s, span in zip(stride, window.span, strict=True)]
+    shape = (1, *spatial, 16)
+    places = (1, *window.output(spatial), 16)
+    winner = jnp.asarray(rng.permutation(np.prod(places)).reshape(places) % window.cells)
+    dy = numbers(rng, places)
+    ours, plain = (
+        as_one_program(row_of("max_pool_grad", name).run, (shape, window), dy, winner)
+        for name in ("tiles", "scatter")
+    )
+    np.testing.assert_array_equal(ours, plain)
 
 
 ROWS = [(operation, row.name) for operation, rows in TABLE.items() for row in rows[:-1]]
