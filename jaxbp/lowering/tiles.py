@@ -34,8 +34,8 @@ def max_pool_grad(
     else:
         winner = lax.platform_dependent(winner, cpu=_floats_in_a_loop, default=_floats)
     zero = jnp.zeros((), wide.dtype)
-    # LLVM unrolls a short loop over so many channels in full, and what is left it hardly vectorises:
-    # twice the time. A longer question keeps the loop.
+    # LLVM unrolls a short loop over so many channels in full, and hardly vectorises what is left,
+    # which takes twice the time. A longer question keeps the loop.
     ask = _equal_by_axes if overlaps(window) == 1 and 16 <= dy.shape[-1] <= 32 else _equal
 
     def share(back: Shape) -> jax.Array:
