@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import jax
 import jax.numpy as jnp
@@ -18,8 +18,6 @@ from jax import lax
 from jaxbp.arguments import Shape, sum_dtype, vary_alike
 from jaxbp.window import Window
 
-Cell = tuple[jax.Array, jax.Array]  # a value for each window, and the number of its cell
-
 
 def max_pool(x: jax.Array, window: Window) -> tuple[jax.Array, jax.Array]:
     """y[N, *S_out, C] and each window's winner, the sum (4.3) of one term.
@@ -27,22 +25,26 @@ def max_pool(x: jax.Array, window: Window) -> tuple[jax.Array, jax.Array]:
     The first cell in row-major order that is the largest wins, and the first NaN before any number.
     y is chosen by selects, never by `max`, so that its derivative goes to the winner as well.
     """
-    # A tournament: half as many steps deep as cell after cell, and quicker than that on a CPU.
-    cells = [
-        (cell, jnp.full(cell.shape, m, winner_dtype(window)))
-        for m, cell in enumerate(slices(pad(x, window, -np.inf), window, x.shape))
+    cells = list(slices(pad(x, window, -np.inf), window, x.shape))
+    y = _tournament(lambda first, second: jnp.where(beats(second, first), second, first), cells)
+    # Not handed on with the value: LLVM makes branches of such selects where channels are few, and
+    # nobody can predict who wins.
+    last = np.float32(window.cells - 1)
+    numbers = [
+        jnp.where((cell == y) | (cell != cell), np.float32(m), last) for m, cell in enumerate(cells)
     ]
-    while len(cells) > 1:
-        pairs = itertools.zip_longest(cells[::2], cells[1::2])
-        cells = [first if second is None else _play(first, second) for first, second in pairs]
-    ((y, winner),) = cells
+    winner = _tournament(jnp.minimum, numbers).astype(winner_dtype(window))
     return y, not_in_padding(y, winner, window, x.shape)
 
 
-def _play(first: Cell, second: Cell) -> Cell:
-    second_wins = beats(second[0], first[0])
-    y, winner = (jnp.where(second_wins, b, a) for a, b in zip(first, second, strict=True))
-    return y, winner
+def _tournament(
+    play: Callable[[jax.Array, jax.Array], jax.Array], players: list[jax.Array]
+) -> jax.Array:
+    """Half as many steps deep as one after the other, and quicker than that on a CPU."""
+    while len(players) > 1:
+        pairs = itertools.zip_longest(players[::2], players[1::2])
+        players = [first if second is None else play(first, second) for first, second in pairs]
+    return players[0]
 
 
 def beats(later: jax.Array, earlier: jax.Array) -> jax.Array:
