@@ -18,7 +18,7 @@ from jax import lax
 
 from jaxbp.arguments import Shape, sum_dtype
 from jaxbp.lowering.pieces import sum_pieces
-from jaxbp.lowering.slices import pad, slices, unslice
+from jaxbp.lowering.slices import pad, unslice
 from jaxbp.window import Window
 
 # Bytes of columns to hold at a time: the share of the last cache that is worth it. With more, a
@@ -85,5 +85,18 @@ def conv_kernel_grad(x: jax.Array, dy: jax.Array, window: Window, groups: int) -
 
 
 def _columns(x: jax.Array, window: Window) -> jax.Array:
-    """[N, *S_out, |K|·C]: the slice of each cell, side by side."""
-    return jnp.concatenate(list(slices(pad(x, window, 0), window, x.shape)), axis=-1)
+    """[N, *S_out, |K|·C]: each window's cells side by side, in row-major order.
+
+    Axis by axis, the last one first: XLA compiles a row of 7 slices and a column of 7 such rows in
+    a third of the time that 49 slices take, and they run alike.
+    """
+    columns = pad(x, window, 0)
+    for axis in reversed(range(len(window.size))):
+        size, stride, dilation = window.size[axis], window.stride[axis], window.dilation[axis]
+        reach = stride * (window.output(x.shape[1:-1])[axis] - 1) + 1
+        cells = [
+            lax.slice_in_dim(columns, m * dilation, m * dilation + reach, stride, 1 + axis)
+            for m in range(size)
+        ]
+        columns = jnp.concatenate(cells, axis=-1)
+    return columns
