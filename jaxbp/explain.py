@@ -100,7 +100,7 @@ def explain(fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Explanation
     leaves, tree = jax.tree.flatten((args, kwargs))
     entries: tuple[Entry, ...] = ()
 
-    def enter(arrays: dict[int, jax.Array]) -> None:
+    def look(arrays: dict[int, jax.Array]) -> None:
         nonlocal entries
         args, kwargs = jax.tree.unflatten(
             tree, [arrays.get(i, leaf) for i, leaf in enumerate(leaves)]
@@ -108,7 +108,7 @@ def explain(fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Explanation
         entries = tuple(_entries(opened(trace(fn, *args, **kwargs).jaxpr), (), "", ""))
 
     jax.eval_shape(
-        enter, {i: leaf for i, leaf in enumerate(leaves) if isinstance(leaf, jax.ShapeDtypeStruct)}
+        look, {i: leaf for i, leaf in enumerate(leaves) if isinstance(leaf, jax.ShapeDtypeStruct)}
     )
     explanation = Explanation(entries)
     print(explanation)

@@ -61,6 +61,7 @@ def trace(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Program
     """
     inputs, structure = jax.tree.flatten((args, kwargs))
     inputs = _as_jax(inputs)
+    given = set(map(id, inputs))
     leaves: list[Any] = []
     tree = None
 
@@ -69,7 +70,7 @@ def trace(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Program
         args, kwargs = jax.tree.unflatten(structure, inputs)
         found, tree = jax.tree.flatten(function(*args, **kwargs))
         leaves = [None if isinstance(leaf, jax.Array) else leaf for leaf in found]
-        _check_results(leaf for leaf in leaves if not any(leaf is x for x in inputs))
+        _check_results(leaf for leaf in leaves if id(leaf) not in given)
         return [leaf for leaf in found if isinstance(leaf, jax.Array)]
 
     jaxpr = jax.make_jaxpr(arrays)()
@@ -79,8 +80,8 @@ def trace(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Program
 def _check_results(objects: Iterable[Any]) -> None:
     """Raise for an object that is no pytree and holds arrays, which would end with the trace."""
     for thing in objects:
-        held = jax.tree.leaves(getattr(thing, "__dict__", None))
-        if any(isinstance(leaf, jax.core.Tracer) for leaf in held):
+        held = getattr(thing, "__dict__", {}).values()
+        if any(isinstance(value, jax.core.Tracer) for value in held):
             raise TypeError(
                 f"fn returns a {type(thing).__name__}, which holds arrays and is no pytree: "
                 "register it, with jax.tree_util.register_dataclass for example"

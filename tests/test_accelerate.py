@@ -738,6 +738,8 @@ def test_what_is_no_pytree_passes_through():
     given = Unregistered(jnp.ones(3))
     assert accelerate(lambda x, thing: thing)(jnp.ones(3), given) is given
     jax.jit(lambda x: accelerate(lambda thing: thing)(Unregistered(x)).y)(jnp.ones(3))
+    made = accelerate(lambda x: Unregistered({1: "no keys", "a": "to sort"}))(jnp.ones(3))
+    assert made.y == {1: "no keys", "a": "to sort"}
 
 
 def test_bad_input_is_the_function_s_own_business():
