@@ -19,6 +19,7 @@ from jaxbp.explain import explain
 from jaxbp.rules.conv import conv
 from tests.daily import sample
 from tests.tolerance import assert_close, assert_trees_close
+from tests.transforms import precisions
 
 NHWC = ("NHWC", "HWIO", "NHWC")
 
@@ -173,7 +174,18 @@ def with_constants(x):
 
 
 LEFT_ALONE = {
-    "precision HIGHEST": ((2, 3, 7, 6), (4, 3, 3, 3), {"precision": "highest"}, np.float32),
+    "two precisions, HIGHEST and DEFAULT": (
+        (2, 3, 7, 6),
+        (4, 3, 3, 3),
+        {"precision": ("highest", "default")},
+        np.float32,
+    ),
+    "the products' algorithm F32_F32_F32": (
+        (2, 3, 7, 6),
+        (4, 3, 3, 3),
+        {"precision": "F32_F32_F32"},
+        np.float32,
+    ),
     "a result in float32": (
         (2, 3, 7, 6),
         (4, 3, 3, 3),
@@ -202,6 +214,42 @@ def test_what_no_rule_can_keep_stays_bit_equal(reason):
     assert reason in entry.reason.replace("Precision.", "")
     assert str(jax.make_jaxpr(accelerate(function))(*args)) == str(jax.make_jaxpr(function)(*args))
     np.testing.assert_array_equal(accelerate(function)(*args), function(*args))
+
+
+ASKING = {
+    "conv": (CONVOLUTIONS["NHWC"], "conv"),
+    "conv_transpose": (TRANSPOSED["uneven"], "conv_transpose"),
+    "conv_kernel_grad": (OTHER_SUMS["strided"], "conv_kernel_grad"),
+}
+
+
+@pytest.mark.parametrize("asked", ["highest", "high", "default"])
+@pytest.mark.parametrize("name", ASKING)
+def test_precision_is_kept(name, asked):
+    """By every product, forward and backward, wherever the gradient is taken."""
+    (x, w, options), rule = ASKING[name]
+    args = random(*x), random(*w, seed=1)
+    function = convolution({**options, "precision": asked})
+    assert rules_of(function, *args) == [rule]
+    assert_same(function, *args)
+    loss = jax.grad(lambda x, w: jnp.sum(jnp.sin(accelerate(function)(x, w))), (0, 1))
+    wanted = precisions(loss, *args)
+    assert len(wanted) >= 3
+    assert set(wanted) == {(lax.Precision[asked.upper()],) * 2}
+
+
+def test_precision_of_a_block_is_kept():
+    """Said around the call, as most do."""
+    args = random(2, 8, 8, 3), random(3, 3, 3, 4), random(4)
+
+    def function(x, w, b):
+        with jax.default_matmul_precision("highest"):
+            return nhwc(x, w, b)
+
+    assert rules_of(function, *args) == ["conv_relu_max_pool"]
+    loss = jax.grad(lambda *args: jnp.sum(accelerate(function)(*args)), (0, 1, 2))
+    wanted = precisions(loss, *args)
+    assert set(wanted) == {(lax.Precision.HIGHEST,) * 2}
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
@@ -765,7 +813,7 @@ def test_explain_says_where_and_why(capsys):
     def model(x, w):
         y = pooled(x, w)  # the line that explain must find is the one in convolve
         return lax.conv_general_dilated(
-            y, w, (1, 1), "SAME", (1, 1), (1, 1), NHWC, precision="highest"
+            y, w, (1, 1), "SAME", (1, 1), (1, 1), NHWC, precision=("highest", "default")
         )
 
     report = explain(jax.jit(model), random(2, 6, 6, 3), random(3, 3, 3, 3))

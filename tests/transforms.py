@@ -313,6 +313,12 @@ def equations(jaxpr: Any) -> Iterator[Any]:
                 yield from equations(inner)
 
 
+def precisions(function: Function, *args: Any) -> list[Any]:
+    """What each product of the function asks for."""
+    jaxpr = jax.make_jaxpr(function)(*args).jaxpr
+    return [e.params["precision"] for e in equations(jaxpr) if "precision" in e.params]
+
+
 def _first_order(fn: Function, dy: Any, *args: Any) -> Any:
     y, cotangents = value_and_cotangents(fn, args, dy)
     total = jnp.sum(jnp.sin(y))

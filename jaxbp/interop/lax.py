@@ -28,8 +28,8 @@ def conv_general_dilated(
     """Convolve as `jax.lax.conv_general_dilated` does, differentiated by the rules.
 
     ``y_nio = Σ_cm x_{n, s·i + d·m − p, c} w_mco``, in whatever layout; what no rule can keep (a
-    precision, complex numbers) stays lax's own. It fits `flax.linen.Conv(conv_general_dilated=…)`
-    and `flax.nnx.Conv(conv_general_dilated=…)`.
+    result of another dtype, complex numbers) stays lax's own. It fits
+    `flax.linen.Conv(conv_general_dilated=…)` and `flax.nnx.Conv(conv_general_dilated=…)`.
 
     Source: (3.5); backward (3.6), (3.7)
 

@@ -127,7 +127,7 @@ def find(place: int, reader: Reader) -> Finding | None:
             f"{'×'.join(map(str, made.window))} max-pool",
         )
     )
-    rule = Rule("conv_relu_max_pool", jaxbp_block, made)
+    rule = Rule("conv_relu_max_pool", jaxbp_block, made, conv.precision(start))
     return Finding((*sorted(spare), *places), what, rule, "", inputs, (result,))
 
 

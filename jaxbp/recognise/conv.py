@@ -73,6 +73,8 @@ def describe(equation: JaxprEqn) -> str:
     ):
         if set(value) - {1}:
             words.append(f"{name} {sizes(value)}")
+    if not unfit(equation) and precision(equation) not in (None, "default"):
+        words.append(f"precision {precision(equation)}")
     return ", ".join(words)
 
 
@@ -86,9 +88,11 @@ def unfit(equation: JaxprEqn) -> str:
         return f"it has {axes} spatial axes, the rules have one to three"
     if x.dtype != w.dtype or not jnp.issubdtype(x.dtype, jnp.floating):
         return f"its operands are {x.dtype} and {w.dtype}, not of one real floating dtype"
-    if not _is_default(p["precision"]):
-        wanted = " and ".join(sorted({str(a) for a in _each(p["precision"])}))
-        return f"it asks for precision {wanted}, which the rules cannot keep"
+    if not all(isinstance(a, lax.Precision | None) for a in _each(p["precision"])):
+        return f"it asks for the products' algorithm {p['precision']}"
+    if len(set(_each(p["precision"]))) != 1:
+        wanted = " and ".join(str(a) for a in _each(p["precision"]))
+        return f"it asks for two precisions, {wanted}"
     wanted_type = p["preferred_element_type"]
     if wanted_type is not None and wanted_type != x.dtype:  # to numpy, float64 == None
         return f"it asks for a result in {p['preferred_element_type']}"
@@ -112,10 +116,16 @@ def rule(equation: JaxprEqn) -> Rule:
     """Return the rule that stands for this convolution, which must not be unfit for one."""
     o = options(equation)
     if set(o.lhs_dilation) != {1}:
-        return Rule("conv_transpose", jaxbp_conv_transpose, o)
+        return Rule("conv_transpose", jaxbp_conv_transpose, o, precision(equation))
     if _is_kernel_grad(equation):
-        return Rule("conv_kernel_grad", jaxbp_conv_kernel_grad, o)
-    return Rule("conv", jaxbp_conv, o)
+        return Rule("conv_kernel_grad", jaxbp_conv_kernel_grad, o, precision(equation))
+    return Rule("conv", jaxbp_conv, o, precision(equation))
+
+
+def precision(equation: JaxprEqn) -> str | None:
+    """Return what the equation asks of its products, as `jax.default_matmul_precision` has it."""
+    wanted = _each(equation.params["precision"])[0]
+    return None if wanted is None else wanted.name.lower()
 
 
 def _is_kernel_grad(equation: JaxprEqn) -> bool:
@@ -125,12 +135,8 @@ def _is_kernel_grad(equation: JaxprEqn) -> bool:
     return exchanged and kernel > math.prod(out_shape(equation)[axis] for axis in o.out_axes[2:])
 
 
-def _is_default(precision: Any) -> bool:
-    return all(p in (None, lax.Precision.DEFAULT) for p in _each(precision))
-
-
-def _each(precision: Any) -> tuple[Any, ...]:
-    return precision if isinstance(precision, tuple) else (precision,)
+def _each(wanted: Any) -> tuple[Any, ...]:
+    return wanted if isinstance(wanted, tuple) else (wanted,)
 
 
 @partial(jax.jit, static_argnames="options")

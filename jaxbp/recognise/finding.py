@@ -22,6 +22,7 @@ class Rule(NamedTuple):
     name: str  # the public function's
     function: Callable[..., jax.Array]  # of the inputs' values and `options`
     options: Hashable  # what the equations' parameters say
+    precision: str | None = None  # of their products, for `jax.default_matmul_precision`
 
 
 class Finding(NamedTuple):
@@ -38,7 +39,8 @@ class Finding(NamedTuple):
         """Return the exchange of these equations, the last of them given, for the rule."""
         assert self.rule is not None
         avals = tuple(aval(v) for v in self.inputs)
-        with last.ctx.manager, _shard_map(avals):
+        precision = jax.default_matmul_precision(self.rule.precision)
+        with last.ctx.manager, _shard_map(avals), precision:
             program = _trace(self.rule, avals, trace_context())
         return Exchange(self.equations, self.inputs, self.outputs, program)
 

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from jaxbp import lowering
 from jaxbp.arguments import aligned, ints, vary_alike
+from jaxbp.precision import custom_vjp
 from jaxbp.rules.activation import relu_grad
 from jaxbp.rules.conv import conv_arguments, conv_bias_grad
 from jaxbp.window import Window, make_window
@@ -66,8 +67,12 @@ def conv_relu_max_pool_bwd(
     return dx, lowering.conv_kernel_grad(x, dz, window, groups), db
 
 
-_conv_relu_max_pool_rule = jax.custom_vjp(_conv_relu_max_pool, nondiff_argnums=(3, 4, 5))
-_conv_relu_max_pool_rule.defvjp(conv_relu_max_pool_fwd, conv_relu_max_pool_bwd)
+_conv_relu_max_pool_rule = custom_vjp(
+    _conv_relu_max_pool,
+    conv_relu_max_pool_fwd,
+    conv_relu_max_pool_bwd,
+    nondiff_argnums=(3, 4, 5),
+)
 
 
 def conv_relu_max_pool(

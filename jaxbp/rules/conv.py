@@ -21,6 +21,7 @@ from jaxbp.arguments import (
     sum_dtype,
     vary_alike,
 )
+from jaxbp.precision import custom_vjp
 from jaxbp.window import Window, make_transposed_window, make_window
 
 _INPUT = "[N, *S, C] with one to three spatial axes,"
@@ -196,8 +197,7 @@ def conv_bwd(
     return dx, dw, None if b is None else conv_bias_grad(dy)
 
 
-_conv_rule = jax.custom_vjp(_conv, nondiff_argnums=(3, 4))
-_conv_rule.defvjp(conv_fwd, conv_bwd)
+_conv_rule = custom_vjp(_conv, conv_fwd, conv_bwd, nondiff_argnums=(3, 4))
 
 
 def conv(
@@ -293,8 +293,9 @@ def conv_transpose_bwd(
     return dx, dw, None if b is None else conv_bias_grad(dy)
 
 
-_conv_transpose_rule = jax.custom_vjp(_conv_transpose, nondiff_argnums=(3, 4, 5))
-_conv_transpose_rule.defvjp(conv_transpose_fwd, conv_transpose_bwd)
+_conv_transpose_rule = custom_vjp(
+    _conv_transpose, conv_transpose_fwd, conv_transpose_bwd, nondiff_argnums=(3, 4, 5)
+)
 
 
 def conv_transpose(

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxbp.arguments import aligned, describe, floats, rank, reject, shape, sum_dtype, vary_alike
+from jaxbp.precision import custom_vjp
 
 
 def _dense(x: jax.Array, w: jax.Array, b: jax.Array | None) -> jax.Array:
@@ -133,8 +134,7 @@ def dense_bwd(
     return dense_input_grad(dy, w), dense_weight_grad(x, dy), db
 
 
-_dense_rule = jax.custom_vjp(_dense)
-_dense_rule.defvjp(dense_fwd, dense_bwd)
+_dense_rule = custom_vjp(_dense, dense_fwd, dense_bwd)
 
 
 def dense(x: Any, w: Any, b: Any = None) -> jax.Array:

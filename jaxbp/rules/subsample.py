@@ -20,6 +20,7 @@ from jaxbp.arguments import (
     vary_alike,
     widen,
 )
+from jaxbp.precision import custom_vjp
 from jaxbp.rules.activation import softmax_grad
 from jaxbp.rules.conv import conv_bias_grad
 from jaxbp.rules.dense import dense_input_grad, dense_weight_grad
@@ -262,8 +263,7 @@ def combine_maps_bwd(residuals: CombineMapsResiduals, dz: jax.Array) -> tuple[ja
     return dx, dc.astype(dz.dtype)
 
 
-_combine_maps_rule = jax.custom_vjp(_combine_maps)
-_combine_maps_rule.defvjp(combine_maps_fwd, combine_maps_bwd)
+_combine_maps_rule = custom_vjp(_combine_maps, combine_maps_fwd, combine_maps_bwd)
 
 
 def combine_maps(x: Any, c: Any) -> jax.Array:
