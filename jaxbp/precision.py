@@ -27,7 +27,8 @@ def custom_vjp(
 
     @functools.wraps(function)
     def call(*args: Any) -> Any:
-        return rule(jax.config.jax_default_matmul_precision, *args)
+        said = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
+        return rule(said, *args)
 
     return call
 
