@@ -108,8 +108,8 @@ def conv_relu_max_pool(
 
     Conventions:
       As `max_pool` and `relu`: the first of several largest gets δ, relu′(0) = 0, NaN is the
-      largest. "Largest" is said of `z`; where only adding the bias rounds two values of a window
-      to one, the larger before it gets δ.
+      largest. "Largest" is said of `z`, which in half precision is rounded as `conv` rounds it;
+      where only adding the bias rounds two values of a window to one, the larger before it gets δ.
 
     Raises:
       TypeError: if an argument has a wrong type, or the arrays' dtypes differ.

@@ -17,7 +17,7 @@ import traceback
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from itertools import groupby, repeat
 from pathlib import Path
 from types import ModuleType
@@ -84,9 +84,16 @@ class _Parser(argparse.ArgumentParser):
         raise CannotRunError(f"{message}; see `jaxbp verify --help`")
 
 
+def _version() -> str:
+    try:
+        return version("jaxbp")
+    except PackageNotFoundError:
+        return "from a folder that is not installed"
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="jaxbp", description="Back-propagation written out by hand in JAX.")
-    parser.add_argument("--version", action="version", version=f"jaxbp {version('jaxbp')}")
+    parser.add_argument("--version", action="version", version=f"jaxbp {_version()}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
     verify = commands.add_parser(
         "verify",

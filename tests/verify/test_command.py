@@ -1,5 +1,6 @@
 """The command `jaxbp verify`, mostly as a shell runs it."""
 
+import importlib.metadata
 import json
 import os
 import re
@@ -310,6 +311,16 @@ def test_a_reader_that_leaves_is_no_crash(directory):
     )
     os.close(writer)
     assert run.stderr == ""
+
+
+def test_a_folder_that_is_not_installed_has_no_version(capsys, monkeypatch):
+    def nowhere(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(command, "version", nowhere)
+    with pytest.raises(SystemExit, match="0"):
+        command.main(["--version"])
+    assert "not installed" in capsys.readouterr().out
 
 
 def test_help_and_version(capsys):
