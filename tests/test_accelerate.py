@@ -217,17 +217,17 @@ def test_what_no_rule_can_keep_stays_bit_equal(reason):
 
 
 ASKING = {
-    "conv": (CONVOLUTIONS["NHWC"], "conv"),
-    "conv_transpose": (TRANSPOSED["uneven"], "conv_transpose"),
-    "conv_kernel_grad": (OTHER_SUMS["strided"], "conv_kernel_grad"),
+    "conv": CONVOLUTIONS["NHWC"],
+    "conv_transpose": TRANSPOSED["uneven"],
+    "conv_kernel_grad": OTHER_SUMS["strided"],
 }
 
 
 @pytest.mark.parametrize("asked", ["highest", "high", "default"])
-@pytest.mark.parametrize("name", ASKING)
-def test_precision_is_kept(name, asked):
+@pytest.mark.parametrize("rule", ASKING)
+def test_precision_is_kept(rule, asked):
     """By every product, forward and backward, wherever the gradient is taken."""
-    (x, w, options), rule = ASKING[name]
+    x, w, options = ASKING[rule]
     args = random(*x), random(*w, seed=1)
     function = convolution({**options, "precision": asked})
     assert rules_of(function, *args) == [rule]
