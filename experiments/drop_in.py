@@ -1,7 +1,9 @@
 """Does one line, `accelerate`, make networks that others wrote faster, with the same gradients?
 
 Each network runs as it is and accelerated, turn by turn. Its gradients are held against float64
-truth, ten steps of SGD with momentum against each other, and a step and its tracing are timed.
+truth, ten steps of SGD with momentum against each other, and a step and its tracing are timed. The
+bound is what the operations of a step, as XLA counts them, take at the rate of a large product: no
+order of the same sums is faster.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from benchmark import rates
 from command import BadInput, Parser
 from others.case import Case
 from results import write
@@ -59,6 +62,7 @@ class Measured(NamedTuple):
     ten_steps32: float
     plain_ms: float
     fast_ms: float
+    bound_ms: float  # all operations of the plain step at the rate of a large matrix product
     speedup: tuple[float, float, float]  # quartiles of the rounds' ratios, the median in the middle
     trace_ms: tuple[float, float]  # plain, accelerated
     compile_ms: tuple[float, float]
@@ -154,12 +158,13 @@ def errors(
 def times(case: Case, fast: Any, rounds: int) -> dict[str, Any]:
     """Time a step, its tracing and its compilation, turn by turn."""
     calls: list[Callable[[], Any]] = []
-    compiled_ms = []
+    compiled_ms, flops = [], []
     for loss in (case.loss, fast):
         step, optimiser = make_step(loss)
         args = (case.params, case.state, optimiser.init(case.params), case.x, case.labels)
         args = jax.tree.map(jnp.asarray, args)
         lowered = jax.jit(step).lower(*args)
+        flops.append(lowered.cost_analysis()["flops"])
         start = time.perf_counter()
         program = lowered.compile()
         compiled_ms.append(1e3 * (time.perf_counter() - start))
@@ -179,6 +184,7 @@ def times(case: Case, fast: Any, rounds: int) -> dict[str, Any]:
     return {
         "plain_ms": statistics.median(plain_ms),
         "fast_ms": statistics.median(fast_ms),
+        "bound_ms": 1e3 * flops[0] / rates()[0],
         "speedup": (low, middle, high),
         "trace_ms": trace_times(case, fast),
         "compile_ms": tuple(compiled_ms),
@@ -229,6 +235,7 @@ def measure(name: str, arguments: argparse.Namespace) -> Measured:
     timed: dict[str, Any] = {
         "plain_ms": nan,
         "fast_ms": nan,
+        "bound_ms": nan,
         "speedup": (nan,) * 3,
         "trace_ms": (nan, nan),
         "compile_ms": (nan, nan),
@@ -250,8 +257,8 @@ def measure(name: str, arguments: argparse.Namespace) -> Measured:
 
 HEADER = (
     f"{'network':15} {'float64':>8} {'float32':>8} {'leaf':>6} {'10 steps':>9} {'(f32)':>8} "
-    f"{'plain ms':>9} {'fast ms':>8} {'faster':>7} {'quartiles':>12} {'tracing':>8} {'compile':>8}"
-    "  rules"
+    f"{'plain ms':>9} {'fast ms':>8} {'bound':>7} {'faster':>7} {'quartiles':>12} {'tracing':>8} "
+    f"{'compile':>8}  rules"
 )
 
 
@@ -262,7 +269,7 @@ def row(m: Measured) -> str:
     return (
         f"{m.name:15} {m.float64:8.1e} {m.float32:7.2f}× {m.float32_leaf:5.2f}× "
         f"{m.ten_steps64:9.1e} {m.ten_steps32:8.1e} {m.plain_ms:9.2f} {m.fast_ms:8.2f} "
-        f"{middle:6.2f}× {f'{low:.2f}–{high:.2f}':>12} "  # noqa: RUF001
+        f"{m.bound_ms:7.2f} {middle:6.2f}× {f'{low:.2f}–{high:.2f}':>12} "  # noqa: RUF001
         f"{m.trace_ms[1] / m.trace_ms[0]:7.2f}× {m.compile_ms[1] / m.compile_ms[0]:7.2f}×  {rules}"
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import operator
 import sys
 import weakref
@@ -155,8 +156,9 @@ def _in_jit(equation: JaxprEqn, context: Hashable) -> JaxprEqn:
     """Return the equation in an inlined jit of its own, as `jax.numpy` has its functions.
 
     JAX differentiates a jit that it has met before from its caches, and a bare equation anew, which
-    takes more time than all of `accelerate`. What holds functions or jaxprs stays as it is: a cache
-    would keep alive whatever they hold.
+    takes more time than all of `accelerate`. One met for the first time stays bare: to trace a jit
+    around it costs more. What holds functions or jaxprs stays as it is: a cache would keep alive
+    whatever they hold.
     """
     if equation.effects or any(map(callable, equation.params.values())):
         return equation
@@ -169,10 +171,15 @@ def _in_jit(equation: JaxprEqn, context: Hashable) -> JaxprEqn:
         return equation
     key = (equation.primitive, tuple(equation.params.items()), avals, equation.ctx, context)
     try:
-        hash(key)
-    except TypeError:
+        met = next(_meetings(*key))
+    except TypeError:  # something in the key has no hash
         return equation
-    return equation.replace(primitive=jit_p, params=_jit_params(*key))
+    return equation if met == 0 else equation.replace(primitive=jit_p, params=_jit_params(*key))
+
+
+@functools.lru_cache(maxsize=4096)
+def _meetings(*key: Hashable) -> Iterator[int]:
+    return itertools.count()
 
 
 @functools.lru_cache(maxsize=4096)

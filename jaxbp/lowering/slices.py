@@ -6,6 +6,7 @@ Each slice holds, for every window, the value of one cell, so a pooling is an el
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator
@@ -172,7 +173,4 @@ def _places(window: Window, spatial: Shape) -> np.ndarray:
 
 def add(terms: Iterable[jax.Array]) -> jax.Array:
     """The sum of the terms, of which there is at least one."""
-    first, *rest = terms
-    for term in rest:
-        first = first + term
-    return first
+    return functools.reduce(lax.add, terms)

@@ -72,15 +72,16 @@ def conv_input_grad(
         reach = stride * (m - 1) + 1 if m else 0
         before = span - 1 - low
         padding.append((before, n + span - 1 - reach - before))
-    *k, c, o = w.shape
-    # [*K, C/g, O] -> [*K, C, O/g], so that the group's place moves from the outputs to the inputs.
-    w = w.reshape(*k, c, groups, o // groups)
-    w = jnp.moveaxis(w, -2, -3).reshape(*k, groups * c, o // groups)
+    if groups > 1:
+        # [*K, C/g, O] -> [*K, C, O/g]: the group's place moves from the outputs to the inputs.
+        *k, c, o = w.shape
+        w = w.reshape(*k, c, groups, o // groups)
+        w = jnp.moveaxis(w, -2, -3).reshape(*k, groups * c, o // groups)
     return _convolve(
         dy,
         lax.rev(w, axes),
         input_shape,
-        window_strides=(1,) * len(k),
+        window_strides=(1,) * len(axes),
         padding=padding,
         lhs_dilation=window.stride,
         rhs_dilation=window.dilation,
