@@ -30,7 +30,8 @@ def accelerate(fn: Callable[P, R]) -> Callable[P, R]:
     windows (`max_pool`, `avg_pool`), and convolution, bias, relu and max-pool in a row as one
     (`conv_relu_max_pool`), also inside jit, scan, while, cond, checkpoint, vmap, shard_map and
     other people's rules. What has no rule stays as it is, bit for bit, and so does what is sharded
-    explicitly, of a weak type, or of a size not known yet (in `jax.export`): `explain` tells which.
+    explicitly, of a weak type, of fewer than 16 bits, or of a size not known yet (in `jax.export`):
+    `explain` tells which.
 
     Source: (3.5) to (3.8), (4.1) to (4.4), (5.5), (5.6)
 
@@ -46,10 +47,12 @@ def accelerate(fn: Callable[P, R]) -> Callable[P, R]:
       Put it inside of the gradient: `jax.grad(accelerate(loss))`. In `accelerate(jax.grad(loss))`
       the gradient is taken already; each of its sums is replaced on its own, which is right and
       gains less, as the forward pass keeps nothing for the backward one. A rule defines reverse
-      mode only; forward mode (`jax.jvp`, `jax.jacfwd`) through it raises JAX's own TypeError. In
-      the body of a `custom_jvp`, operations are replaced, in its derivative they are not. Under
-      `jax.vmap` of an accelerated function JAX batches rules, which costs more than `accelerate` of
-      the vmapped function. `jnp.maximum(x, 0)` is no relu: its derivative at 0 is 1/2.
+      mode only; forward mode (`jax.jvp`, `jax.jacfwd`) through it raises JAX's own TypeError, and
+      `jax.linear_transpose` of it JAX's NotImplementedError. In the body of a `custom_jvp`,
+      operations are replaced, in its derivative they are not. Under `jax.vmap` of an accelerated
+      function JAX batches rules, which costs more than `accelerate` of the vmapped function.
+      `jnp.maximum(x, 0)` is no relu: its derivative at 0 is 1/2. Where a window of max pooling
+      holds NaN or only −inf, `max_pool` and `conv_relu_max_pool` say where gradients go, not XLA.
 
     Raises:
       TypeError: if `fn` is no callable; when called, if it changes an NNX object (a module, Rngs,

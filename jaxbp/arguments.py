@@ -31,6 +31,14 @@ def is_array(value: object) -> bool:
     return isinstance(value, jax.Array | np.ndarray | np.generic | int | float)
 
 
+def is_float(dtype: Any) -> bool:
+    """Return whether rules take this dtype: real floating, of 16 bits or more.
+
+    Some of fewer bits have no infinity, which pads the input of max pooling.
+    """
+    return bool(jnp.issubdtype(dtype, jnp.floating) and jnp.finfo(dtype).bits >= 16)
+
+
 def floats(function: str, **values: Any) -> tuple[jax.Array, ...]:
     """Return the values as real floating arrays of one dtype; Python scalars take that dtype."""
     for name, value in values.items():
@@ -38,6 +46,8 @@ def floats(function: str, **values: Any) -> tuple[jax.Array, ...]:
             isinstance(value, int | float) or jnp.issubdtype(value.dtype, jnp.floating)
         ):
             raise reject(function, name, "a real floating array", describe(value), TypeError)
+        if not isinstance(value, int | float) and not is_float(value.dtype):
+            raise reject(function, name, "of 16 bits or more", describe(value), TypeError)
     arrays = {name: jnp.asarray(value) for name, value in values.items()}
     strong = {name: a for name, a in arrays.items() if not _is_weak(a)}
     first, dtype = next(

@@ -164,6 +164,8 @@ def _in_jit(equation: JaxprEqn, context: Hashable) -> JaxprEqn:
         return equation
     if equation.primitive is device_put_p:  # inside a jit it would put nothing anywhere
         return equation
+    if any(isinstance(value, float) for value in equation.params.values()):
+        return equation  # 0.0 and -0.0 are one key
     if any(True for _ in jaxprs_in(equation)):
         return equation
     avals = tuple(v.aval for v in equation.invars)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from jax import lax
 from jax.extend.core import Primitive
-from jax.interpreters import ad
+from jax.interpreters import ad, mlir
 from jax.sharding import PartitionSpec as P
 
 from jaxbp.accelerate import accelerate
@@ -138,13 +138,20 @@ def test_types_that_no_rule_keeps_are_left_alone():
         assert_trees_close(fast(*given), slow(*given), terms=2000)
         (entry,) = explain(convolve, *given).entries
         assert "sharded explicitly" in entry.reason
-        b = jax.device_put(jnp.ones(4), spread)
-        assert rules_of(pooled_first, x, random(3, 3, 3, 4), b) == ["conv", ""]
+        # Each example's own type says nothing of the axis that vmap puts before it.
+        fast, slow = (
+            jax.vmap(jax.grad(lambda x, f=f: f(x[None], w).sum()))(given[0])
+            for f in (accelerate(pooled), pooled)
+        )
+        assert_close(fast, slow, terms=200)
 
-    sizes = jax.export.symbolic_shape("n, 2*h, 6, 3")
+    sizes = jax.export.symbolic_shape("n, 2*h, w, 3")
     some = [jax.ShapeDtypeStruct(sizes, x.dtype), jax.ShapeDtypeStruct(w.shape, w.dtype)]
     exported = jax.export.export(jax.jit(accelerate(pooled)))(*some)
     assert_close(exported.call(x, w), pooled(x, w), terms=200)
+    gradient = jax.grad(lambda x, w: convolve(x, w).sum(), 1)
+    exported = jax.export.export(jax.jit(accelerate(gradient)))(*some)
+    assert_close(exported.call(x, w), gradient(x, w), terms=200)
 
     with jax.enable_x64(True):
         x, w = x.astype(jnp.float32), w.astype(jnp.float32)
@@ -161,6 +168,14 @@ def test_types_that_no_rule_keeps_are_left_alone():
 
     assert accelerate(of_numbers)(2.0).weak_type
     assert of_numbers(2.0).weak_type
+
+
+@pytest.mark.filterwarnings("ignore:divide by zero:RuntimeWarning")  # JAX's own
+def test_a_stride_of_zero_is_jax_s_own_business():
+    args = random(2, 3, 7, 6), random(4, 3, 3, 3)
+    function = convolution({"window_strides": (0, 1)})
+    assert rules_of(function, *args) == [""]
+    assert jax.eval_shape(accelerate(function), *args) == jax.eval_shape(function, *args)
 
 
 def test_a_constant_result_is_an_array():
@@ -193,6 +208,7 @@ LEFT_ALONE = {
         jnp.bfloat16,
     ),
     "not of one real floating dtype": ((2, 3, 7, 6), (4, 3, 3, 3), {}, np.complex64),
+    "float8_e4m3fn, not": ((2, 3, 7, 6), (4, 3, 3, 3), {}, jnp.float8_e4m3fn),
     "strides and a dilated input": (
         (2, 3, 7, 6),
         (4, 3, 3, 3),
@@ -336,6 +352,14 @@ POOLINGS_LEFT_ALONE = {
     "not real floating": lambda x: lax.reduce_window(
         x.astype("int32"), np.int32(np.iinfo("int32").min), lax.max, (1, 2), (1, 1), "VALID"
     ),
+    "float8_e4m3fn, not real floating of 16 bits": lambda x: lax.reduce_window(
+        x.astype("float8_e4m3fn"),
+        jnp.finfo("float8_e4m3fn").min,
+        lax.max,
+        (1, 2),
+        (1, 1),
+        ((0, 0), (1, 1)),
+    ).astype("float32"),
     "a minimum": lambda x: lax.reduce_window(x, jnp.inf, lax.min, (1, 2), (1, 1), "VALID"),
     "input is dilated": lambda x: lax.reduce_window(
         x, -jnp.inf, lax.max, (1, 2), (1, 1), "VALID", base_dilation=(1, 2)
@@ -474,6 +498,21 @@ def test_ties_after_relu_go_where_jax_sends_them(float64):
     ]
     assert_same(nhwc, *args)
     assert_same(pooled_first, *args)
+
+
+@pytest.mark.parametrize(("window", "rules"), [((2, 2), ["conv", "max_pool"]), ((1, 2), [])])
+def test_ties_in_a_convolution_whose_axes_are_exchanged(float64, window, rules):
+    """The first of several largest is another one when axes are pooled in another order."""
+
+    def exchanged(x, w):
+        z = lax.conv_general_dilated(x, w, (1, 1), "SAME", dimension_numbers=(*NHWC[:2], "NWHC"))
+        strides = (1, *window, 1)
+        return lax.reduce_window(jax.nn.relu(z), -np.inf, lax.max, strides, strides, "VALID")
+
+    x = random(2, 6, 8, 2).round()
+    w = random(3, 3, 2, 3, seed=1).round()
+    assert rules_of(exchanged, x, w) == (rules or ["conv_relu_max_pool"])
+    assert_same(exchanged, x, w)
 
 
 # ---------------------------------------------------------------- where operations stand
@@ -752,6 +791,17 @@ def test_an_operation_is_differentiated_twice_at_most_however_often_it_is_traced
         loss = accelerate(lambda x: double.bind(double.bind(x)).sum())
         jax.eval_shape(lambda x, loss=loss: jax.linearize(loss, x)[0], jnp.ones(3))
     assert derivatives == 2  # bare when it is first met, then in a jit that JAX remembers
+
+
+def test_parameters_that_are_equal_and_differ():
+    quotient = Primitive("quotient")
+    quotient.def_abstract_eval(lambda x, by: x)
+    quotient.def_impl(lambda x, by: x / np.float32(by))
+    lowering = mlir.lower_fun(lambda x, by: x / by, multiple_results=False)
+    mlir.register_lowering(quotient, lowering)
+    for by in (0.0, 0.0, -0.0, -0.0):
+        y = accelerate(lambda x, by=by: quotient.bind(x, by=by))(jnp.ones(1))
+        np.testing.assert_array_equal(y, np.copysign(np.inf, by))
 
 
 @pytest.mark.parametrize("context", [contextlib.nullcontext, jax.disable_jit])

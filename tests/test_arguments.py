@@ -32,6 +32,14 @@ def test_floats_keep_their_dtype():
     assert arguments.floats("f", x=np.ones(2))[0].dtype == WIDE
 
 
+@pytest.mark.parametrize("dtype", [ml_dtypes.float8_e4m3fn, ml_dtypes.float4_e2m1fn])
+def test_floats_of_few_bits_are_refused(dtype):
+    with pytest.raises(
+        TypeError, match=r"^f: x must be of 16 bits or more, got float[48]_\w+\[2\]$"
+    ):
+        arguments.floats("f", x=np.ones(2, dtype))
+
+
 def test_python_numbers_take_the_arrays_dtype():
     x, y = arguments.floats("f", x=2, y=jnp.ones(2, jnp.float16))
     assert x.dtype == y.dtype == jnp.float16

@@ -39,8 +39,10 @@ def AvgPool(num_spatial_dims: int, *args: Any, **kwargs: Any) -> Any:
 @functools.cache
 def _subclass(name: str) -> type:
     base: Any = getattr(require("equinox").nn, name)
+    # Who asks for every `Conv` of this module means its `Conv2d` too, as Equinox has it.
+    above = (_subclass(c.__name__) for c in base.__mro__[1:] if c.__name__ in _NAMES)
 
-    class Accelerated(base):
+    class Accelerated(base, *above):  # type: ignore[misc]
         __doc__ = f"`equinox.nn.{name}`, differentiated by the rules."
 
         def __call__(self, x: Any, *, key: Any = None) -> Any:

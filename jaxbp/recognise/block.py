@@ -212,6 +212,9 @@ def _window(
         return None
     if any(not isinstance(labels[axis], int) for axis in o.pooled):
         return None
+    order = [labels[axis] for axis in o.pooled if o.window[axis] > 1]
+    if order != sorted(order):  # type: ignore[type-var]
+        return None  # the first of several largest is another one in the convolution's own order
     size, stride = [1] * axes, [1] * axes
     for axis in o.pooled:
         size[labels[axis]] = o.window[axis]  # type: ignore[index]

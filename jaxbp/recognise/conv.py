@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.extend.core import JaxprEqn
 
-from jaxbp.arguments import Shape
+from jaxbp.arguments import Shape, is_float
 from jaxbp.recognise.finding import Rule, avals, out_shape, sizes
 from jaxbp.rules.conv import conv, conv_kernel_grad, conv_transpose
 from jaxbp.window import Pairs
@@ -73,7 +73,7 @@ def describe(equation: JaxprEqn) -> str:
     ):
         if set(value) - {1}:
             words.append(f"{name} {sizes(value)}")
-    if not unfit(equation) and precision(equation) not in (None, "default"):
+    if precision(equation) not in (None, "default"):
         words.append(f"precision {precision(equation)}")
     return ", ".join(words)
 
@@ -86,8 +86,10 @@ def unfit(equation: JaxprEqn) -> str:
     axes = len(o.strides)
     if not 1 <= axes <= 3:
         return f"it has {axes} spatial axes, the rules have one to three"
-    if x.dtype != w.dtype or not jnp.issubdtype(x.dtype, jnp.floating):
-        return f"its operands are {x.dtype} and {w.dtype}, not of one real floating dtype"
+    if x.dtype != w.dtype or not is_float(x.dtype):
+        return (
+            f"its operands are {x.dtype} and {w.dtype}, not of one real floating dtype of 16 bits"
+        )
     if not all(isinstance(a, lax.Precision | None) for a in _each(p["precision"])):
         return f"it asks for the products' algorithm {p['precision']}"
     if len(set(_each(p["precision"]))) != 1:
@@ -100,6 +102,8 @@ def unfit(equation: JaxprEqn) -> str:
         return "it asks for a sharding of its result"
     if 0 in (*x.shape, *w.shape, *out_shape(equation)):
         return "it is empty"
+    if 0 in o.strides:
+        return "its stride is 0"
     if set(o.lhs_dilation) != {1} and set(o.strides) != {1}:
         return "it has strides and a dilated input at once"
     if o.batch_groups != 1 and set(o.lhs_dilation) != {1}:
@@ -123,9 +127,13 @@ def rule(equation: JaxprEqn) -> Rule:
 
 
 def precision(equation: JaxprEqn) -> str | None:
-    """Return what the equation asks of its products, as `jax.default_matmul_precision` has it."""
-    wanted = _each(equation.params["precision"])[0]
-    return None if wanted is None else wanted.name.lower()
+    """Return what the equation asks of its products, as `jax.default_matmul_precision` has it.
+
+    None if it asks for nothing, or for what cannot be said there.
+    """
+    wanted = set(_each(equation.params["precision"]))
+    names = [a.name.lower() for a in wanted if isinstance(a, lax.Precision)]
+    return names[0] if len(names) == len(wanted) == 1 else None
 
 
 def _is_kernel_grad(equation: JaxprEqn) -> bool:

@@ -88,6 +88,8 @@ def beyond_rules(values: Iterable[Any]) -> str:
             return "it is of a weak type, which the rules do not keep"
         if any(axis is not None for axis in value.sharding.spec):
             return f"it is sharded explicitly, {value.sharding.spec}"
+        if value.sharding.mesh.explicit_axes:  # a vmap may add an axis that is sharded
+            return f"its mesh is explicit, {value.sharding.mesh.explicit_axes}"
     return ""
 
 

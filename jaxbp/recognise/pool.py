@@ -12,7 +12,7 @@ from jax.extend.core import JaxprEqn
 from jax.extend.core.primitives import ge_p
 
 from jaxbp import lowering
-from jaxbp.arguments import Shape
+from jaxbp.arguments import Shape, is_float
 from jaxbp.recognise.finding import Rule, avals, out_shape, sizes
 from jaxbp.rules.pool import max_pool, max_pool_grad, sum_pool
 from jaxbp.window import Pairs, Window
@@ -79,8 +79,8 @@ def unfit(equation: JaxprEqn) -> str:
     """Return why no rule can stand for this pooling, or an empty string."""
     o = options(equation)
     x = avals(equation)[-1]
-    if not jnp.issubdtype(x.dtype, jnp.floating):
-        return f"its operand is {x.dtype}, not real floating"
+    if not is_float(x.dtype):
+        return f"its operand is {x.dtype}, not real floating of 16 bits or more"
     if not 1 <= len(o.pooled) <= 3:
         return f"it pools {len(o.pooled)} axes, the rules pool one to three"
     if set(equation.params.get("base_dilation", (1,))) != {1}:

@@ -110,6 +110,8 @@ def conv_relu_max_pool(
       As `max_pool` and `relu`: the first of several largest gets δ, relu′(0) = 0, NaN is the
       largest. "Largest" is said of `z`, which in half precision is rounded as `conv` rounds it;
       where only adding the bias rounds two values of a window to one, the larger before it gets δ.
+      A NaN that wins passes δ on; one that `b = ±inf` would make of an infinite `z` wins only where
+      that `z` does.
 
     Raises:
       TypeError: if an argument has a wrong type, or the arrays' dtypes differ.

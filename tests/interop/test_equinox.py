@@ -31,6 +31,8 @@ def test_modules(name, rng):
     ours, theirs = (getattr(m, name)(*args, **options) for m in (interop, eqx.nn))
     assert isinstance(ours, type(theirs))
     assert type(ours).__name__ == name
+    assert isinstance(ours, interop.Conv) == isinstance(theirs, eqx.nn.Conv)
+    assert isinstance(ours, interop.ConvTranspose) == isinstance(theirs, eqx.nn.ConvTranspose)
     x = jnp.asarray(rng.normal(size=(2, 3, *(7, 6, 5)[:axes])), float)
     results = [
         eqx.filter_jit(eqx.filter_value_and_grad(loss))((_as(module, x.dtype), x))
