@@ -68,6 +68,12 @@ CONVOLUTIONS = {
     "strided": ((2, 3, 7, 6), (4, 3, 3, 3), {"window_strides": (2, 3)}),
     "SAME": ((2, 3, 7, 6), (4, 3, 3, 3), {"padding": "SAME", "window_strides": (2, 2)}),
     "negative padding": ((2, 3, 9, 9), (4, 3, 3, 3), {"padding": [(-1, 2), (1, -2)]}),
+    "cropped to nothing": ((2, 3, 1), (4, 3, 1), {"padding": [(-2, 3)]}),
+    "first window in the padding": (
+        (2, 3, 2),
+        (4, 3, 1),
+        {"padding": [(2, 0)], "window_strides": (4,)},
+    ),
     "dilated": ((2, 3, 9, 9), (4, 3, 3, 3), {"rhs_dilation": (2, 3)}),
     "groups": ((2, 4, 7, 6), (6, 2, 3, 3), {"feature_group_count": 2}),
     "depthwise": ((2, 4, 7, 6), (8, 1, 3, 3), {"feature_group_count": 4}),

@@ -28,7 +28,7 @@ from jax import lax
 
 from jaxbp.arguments import Shape, sum_dtype
 from jaxbp.lowering import columns, xla
-from jaxbp.lowering.finite import if_finite
+from jaxbp.lowering.finite import if_finite, largest
 from jaxbp.lowering.slices import add
 from jaxbp.window import Window
 
@@ -76,7 +76,7 @@ def conv(x: jax.Array, w: jax.Array, window: Window, groups: int) -> jax.Array:
         y = y.reshape(*y.shape[:-2], -1, o)
         return lax.slice_in_dim(y, 0, outputs, axis=-2)
 
-    return if_finite(folded, lambda x: xla.conv(x, w, window, groups), x)
+    return if_finite(folded, lambda x: xla.conv(x, w, window, groups), x, factor=largest(w))
 
 
 def conv_input_grad(

@@ -17,6 +17,7 @@ of its window. (Lavin & Gray, "Fast Algorithms for Convolutional Neural Networks
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -26,13 +27,15 @@ from jax import lax
 
 from jaxbp.arguments import Shape, sum_dtype
 from jaxbp.lowering import xla
-from jaxbp.lowering.finite import if_finite
+from jaxbp.lowering.finite import if_finite, largest
 from jaxbp.lowering.pieces import each_piece, sum_pieces
 from jaxbp.lowering.slices import pad
 from jaxbp.window import Window
 
 # Bytes of transformed input to hold at a time: what the cores' own caches keep.
 PIECE = 2 << 20
+# What an axis's transforms sum, at most: two inputs, three cells of the kernel, three products.
+GROWTH = 2 * 3 * 3
 
 
 def can(x: jax.Array, w: jax.Array, window: Window, groups: int) -> bool:
@@ -76,8 +79,11 @@ def conv(x: jax.Array, w: jax.Array, window: Window, groups: int) -> jax.Array:
         y = y[tuple(slice(0, n) for n in (x.shape[0], *output))]
         return y.astype(x.dtype)
 
+    size, growth = largest(w), GROWTH**axes * x.shape[-1]
+
     def piece(x: jax.Array) -> jax.Array:
-        return if_finite(fast, lambda x: xla.conv(x, w, window, groups), x)
+        plain = partial(xla.conv, w=w, window=window, groups=groups)
+        return if_finite(fast, plain, x, factor=size, growth=growth)
 
     return each_piece(piece, _examples(x.shape, tiles), x)
 
@@ -93,7 +99,7 @@ def conv_kernel_grad(x: jax.Array, dy: jax.Array, window: Window, groups: int) -
     """dw[*K, C, O] of x[N, *S, C] and dy[N, *S_out, O], the sum (3.6)."""
     axes = len(window.size)
     wide = sum_dtype(x.dtype)
-    output = dy.shape[1:-1]
+    *output, o = dy.shape[1:]
     tiles = _tiles(output)
 
     def fast(x: jax.Array, dy: jax.Array) -> jax.Array:
@@ -113,7 +119,7 @@ def conv_kernel_grad(x: jax.Array, dy: jax.Array, window: Window, groups: int) -
         def plain(x: jax.Array, dy: jax.Array) -> jax.Array:
             return xla.conv_kernel_grad(x.astype(wide), dy.astype(wide), window, groups)
 
-        return if_finite(fast, plain, x, dy)
+        return if_finite(fast, plain, x, dy, growth=GROWTH**axes * (dy.size // o))
 
     return sum_pieces(piece, _examples(x.shape, tiles), x, dy).astype(x.dtype)
 

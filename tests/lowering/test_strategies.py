@@ -155,6 +155,23 @@ def test_what_is_not_finite_stays_in_its_place(operation, strategy, bad, rng):
     assert np.isfinite(np.asarray(ours)).mean() > 0.9
 
 
+@pytest.mark.parametrize("strategy", [winograd, folds])
+@pytest.mark.parametrize("operation", ["conv", "conv_input_grad", "conv_kernel_grad"])
+@pytest.mark.parametrize("bad", [np.inf, 2e38])
+def test_what_is_finite_in_the_plain_sum_stays_finite(operation, strategy, bad, rng):
+    """An infinity in the second operand, and numbers that overflow when they are only added."""
+    (first, second), static = operations(rng, "3×3")[operation]
+    if np.isinf(bad):
+        middle = tuple(n // 2 for n in second.shape)  # it meets no padding
+        second = second.at[middle].set(bad)
+    else:
+        first, second = first * 1e-12, jnp.full_like(second, bad)
+    ours = as_one_program(getattr(strategy, operation), static, first, second)
+    plain = as_one_program(TABLE[operation][-1].run, static, first, second)
+    np.testing.assert_array_equal(np.isnan(ours), np.isnan(plain))
+    np.testing.assert_array_equal(np.isinf(ours), np.isinf(plain))
+
+
 @pytest.mark.parametrize("bad", [np.nan, -np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16", "float16"])
 def test_the_guard_sees_one_bad_number_among_thousands(dtype, bad):
@@ -166,6 +183,13 @@ def test_the_guard_sees_one_bad_number_among_thousands(dtype, bad):
         assert guarded(x) == 1
         for place in ((0, 0, 0, 0), (3, 7, 21, 0), (7, 27, 27, 0)):
             assert guarded(x.at[place].set(bad)) == 2
+
+
+@pytest.mark.parametrize("strategy", [winograd, folds])
+def test_a_batch_of_none_under_vmap(strategy, rng):
+    (x, w), static = operations(rng, "3×3")["conv"]
+    batched = jax.vmap(lambda x: strategy.conv(x, w, *static))
+    assert batched(x[None][:0]).shape == (0, *strategy.conv(x, w, *static).shape)
 
 
 def test_one_guard_serves_a_whole_batch_under_vmap(rng):
