@@ -20,7 +20,7 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     }
 
 # On some CPUs XLA of jax 0.10.1 takes LLVM's preferences (`+prefer-no-gather`) for instructions,
-# and complains of each program that it loads from there, which runs as well: openxla/xla#44565.
+# and complains of each program that it loads from a cache, which runs: openxla/xla#44565.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 # A suite started behind `&` ignores Ctrl-C, and so would the programs that it tries it on.

@@ -144,6 +144,8 @@ def test_types_that_no_rule_keeps_are_left_alone():
         assert_trees_close(fast(*given), slow(*given), terms=2000)
         (entry,) = explain(convolve, *given).entries
         assert "sharded explicitly" in entry.reason
+        b = jax.device_put(jnp.ones(4), spread)
+        assert rules_of(pooled_first, x, random(3, 3, 3, 4), b) == ["", ""]
         # Each example's own type says nothing of the axis that vmap puts before it.
         fast, slow = (
             jax.vmap(jax.grad(lambda x, f=f: f(x[None], w).sum()))(given[0])

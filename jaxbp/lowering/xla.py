@@ -98,16 +98,14 @@ def turned(w: jax.Array) -> jax.Array:
 def _convolve(
     x: jax.Array, w: jax.Array, shape: Shape, *, padding: Sequence[tuple[int, int]], **options: Any
 ) -> jax.Array:
-    if 0 in (*x.shape, *w.shape, *shape):  # XLA refuses a window of no cells
-        return vary_alike(jnp.zeros(shape, x.dtype), x, w)[0]
     if any(low < 0 < high for low, high in padding):
         # A crop on its own: on a CPU, XLA of jax 0.10.1 reads beyond the input where one axis is
         # cropped before and padded after, and no other is padded.
         x = _crop(x, padding, options)
-        if 0 in x.shape:  # only padding is left
-            return vary_alike(jnp.zeros(shape, x.dtype), x, w)[0]
         padding = [(max(low, 0), max(high, 0)) for low, high in padding]
         options = {**options, "lhs_dilation": None}
+    if 0 in (*x.shape, *w.shape, *shape):  # XLA refuses a window of no cells
+        return vary_alike(jnp.zeros(shape, x.dtype), x, w)[0]
     # Half precision sums in float32, and rounds once.
     wide = sum_dtype(x.dtype)
     y = lax.conv_general_dilated(x, w, padding=padding, **options, preferred_element_type=wide)
@@ -122,6 +120,6 @@ def _crop(x: jax.Array, padding: Sequence[tuple[int, int]], options: dict[str, A
     dilation = options.get("lhs_dilation") or (1,) * len(spatial)
     config = [(0, 0, 0)] * x.ndim
     for axis, (low, high), d in zip(spatial, padding, dilation, strict=True):
-        length = (x.shape[axis] - 1) * d + 1
+        length = max(0, (x.shape[axis] - 1) * d + 1)
         config[axis] = (max(min(low, 0), -length), max(min(high, 0), -length), d - 1)
     return lax.pad(x, np.zeros((), x.dtype), config)

@@ -87,9 +87,8 @@ def unfit(equation: JaxprEqn) -> str:
     if not 1 <= axes <= 3:
         return f"it has {axes} spatial axes, the rules have one to three"
     if x.dtype != w.dtype or not is_float(x.dtype):
-        return (
-            f"its operands are {x.dtype} and {w.dtype}, not of one real floating dtype of 16 bits"
-        )
+        operands = f"its operands are {x.dtype} and {w.dtype}"
+        return f"{operands}, not of one real floating dtype of 16 bits or more"
     if not all(isinstance(a, lax.Precision | None) for a in _each(p["precision"])):
         return f"it asks for the products' algorithm {p['precision']}"
     if len(set(_each(p["precision"]))) != 1:

@@ -234,7 +234,7 @@ def conv(
       Products have the `jax.default_matmul_precision` of the call, those of the backward pass too.
       On a CPU, float32 sums of 3-cell kernels over 64 channels or more err by the rounding of the
       largest number in or beside the window, even where the kernel is zero: numbers a hundred times
-      as large as their neighbours cost their neighbours two digits; `lowering.use("xla")` does not.
+      as large as their neighbours cost their neighbours 1.5 digits; `lowering.use("xla")` does not.
       Under `vmap` over `x` alone, JAX batches the backward pass and sums the kernel's cotangents
       afterwards: the right value, in 1.5 to 2.8 times the time of one call with the examples in N
       (3×3 kernels, 16 to 64 features, on two CPU cores).
