@@ -29,9 +29,9 @@ def accelerate(fn: Callable[P, R]) -> Callable[P, R]:
     Replaced are convolutions (`conv`, `conv_transpose`) in every layout, maxima and sums over
     windows (`max_pool`, `avg_pool`), and convolution, bias, relu and max-pool in a row as one
     (`conv_relu_max_pool`), also inside jit, scan, while, cond, checkpoint, vmap, shard_map and
-    other people's rules. What has no rule stays as it is, bit for bit, and so does what stands
-    under a mesh with explicit axes, is of a weak type, of fewer than 16 bits, or of a size not
-    known yet (in `jax.export`): `explain` tells which.
+    other people's rules. What has no rule stays as it is, bit for bit, and so does what lies on
+    a mesh with explicit axes, is of a weak type, of fewer than 16 bits, or of a size not known yet
+    (in `jax.export`): `explain` tells which.
 
     Source: (3.5) to (3.8), (4.1) to (4.4), (5.5), (5.6)
 

@@ -133,7 +133,7 @@ def test_types_that_no_rule_keeps_are_left_alone():
     """Shardings in the type, sizes not known yet, weak types: of a single one and of a block."""
     mesh = jax.make_mesh((2,), ("devices",), axis_types=(jax.sharding.AxisType.Explicit,))
     spread = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("devices"))
-    x, w = random(4, 6, 6, 3), random(3, 3, 3, 3)
+    x, w, four = random(4, 6, 6, 3), random(3, 3, 3, 3), random(3, 3, 3, 4)
     with jax.set_mesh(mesh):
         given = jax.device_put(x, spread), w
         fast, slow = (
@@ -144,8 +144,13 @@ def test_types_that_no_rule_keeps_are_left_alone():
         assert_trees_close(fast(*given), slow(*given), terms=2000)
         (entry,) = explain(convolve, *given).entries
         assert "sharded explicitly" in entry.reason
-        b = jax.device_put(jnp.ones(4), spread)
-        assert rules_of(pooled_first, x, random(3, 3, 3, 4), b) == ["", ""]
+        b = jax.device_put(jnp.ones(4, x.dtype), spread)
+        assert rules_of(pooled_first, x, four, b) == ["conv", ""]
+        # One operand on the mesh is enough, whole on each device too.
+        whole = jax.device_put(w, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))
+        assert rules_of(convolve, x, whole) == [""]
+        assert rules_of(convolve, x, w) == ["conv"]
+        assert_same(convolve, x, w)
         # Each example's own type says nothing of the axis that vmap puts before it.
         fast, slow = (
             jax.vmap(jax.grad(lambda x, f=f: f(x[None], w).sum()))(given[0])
