@@ -16,6 +16,7 @@ from jaxbp.verify import (
     precision,
     properties,
     second_order,
+    symbolic_zeros,
     transforms,
     value,
 )
@@ -60,8 +61,9 @@ def check_vjp(
             whose integer arrays are passed on, and whose other leaves (ints, bools, strings, None,
             functions, what `nondiff_argnums` names) are static.
         reference: a function of the same arguments to compare with. It also binds at kinks. None:
-            `fn` with every `custom_vjp` replaced by the plain function inside it; where there is
-            none, autodiff itself is on trial, against finite differences.
+            `fn` with every `custom_vjp` replaced by the plain function inside it (by forward mode
+            where that has no reverse mode, as a `while_loop`); where there is none, autodiff
+            itself is on trial, against finite differences.
         kwargs: keyword arguments, read as `args` are.
         seed: of the cotangents and of the other points at which is compared.
         checks: only these, of `CHECKS`; None: all. `("gradient",)` is the quickest.
@@ -73,12 +75,15 @@ def check_vjp(
         unless an explicit `reference` says which. Tolerances come from what last-bit changes of
         the inputs, and of the steps between, do to both sides, never from sizes of arrays. Where
         no argument is float64, a constant that is a float32 number (a table made in numpy) counts
-        as rounded to it: what that explains is a note and not an error, 1e-6 is one. A
+        as rounded to it: what that explains is a note and not an error, 1e-6 is one. Half
+        precision inside the function is taken out of rule and function alike, to judge the
+        formulas; what it does to the digits is measured by `precision`, beside autodiff's. A
         rule that cannot be differentiated again, or that `shard_map` refuses with its default
         checks, is not wrong: its row says undecided, and why.
 
     Raises:
-        ValueError: there is no floating array to differentiate by; an unknown name in `checks`.
+        ValueError: there is no floating array to differentiate by; an unknown name in `checks`;
+            JAX has no derivative of the function to compare with, and there is no `reference`.
         TypeError: `fn` returns no floating array, or asks for an array's value while traced.
         Whatever `fn` itself raises for these arguments.
 
@@ -205,6 +210,8 @@ def _run(
         refuted = {f.argument for f in judged.findings}
         powers = power.measure(taken, trial.subject.leaves, refuted, rng)
     wrong = {f.argument for f in outcome.findings}
+    if "gradient" in chosen and not trial.rule.interpreted:
+        outcome.add(symbolic_zeros.check(trial, rng).but_for(wrong))
     all_wrong = {leaf.name for leaf in trial.subject.leaves} <= wrong
     for name, part in (
         ("finite-differences", lambda: oracles.check(trial, points, rng)),

@@ -72,6 +72,8 @@ def judge(
         verdict = _verdict(trial, arbiter, leaf, taken)
         outcome.notes += verdict.notes
         if verdict.sample is None:
+            if leaf.size and not any(np.isfinite(s.expected[leaf.part]).any() for s in taken):
+                outcome.findings.append(_nothing_to_compare(leaf))
             if verdict.excuse == "constants":
                 unsure.append(f"`{leaf.name}`")
             continue
@@ -207,6 +209,17 @@ def _verdict(trial: Trial, arbiter: Arbiter, leaf: Leaf, taken: list[Sample]) ->
                 continue
             return Verdict(sample, "rule", verdict.notes)
     return verdict
+
+
+def _nothing_to_compare(leaf: Leaf) -> Finding:
+    return Finding(
+        "gradient",
+        leaf.name,
+        "nan",
+        "the true cotangent is finite at no point asked, so nothing was compared: are there NaNs "
+        "or infinities among the arguments?",
+        "undecided",
+    )
 
 
 def _certainty(sample: Sample, leaf: Leaf) -> float:

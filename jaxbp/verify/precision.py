@@ -21,6 +21,8 @@ WORST_RATIO = 8.0
 """A right rule may round another way than autodiff, but not lose so many times as much …"""
 WORST_RATIO_IN_HALF = 2.5
 """… nor so many times in half precision, where that is what it was given."""
+WRONG_IN_ONE_DTYPE = 0.05
+"""More of its size than this is hardly rounding."""
 QUESTIONS = 3
 
 
@@ -38,17 +40,26 @@ def check(
             "precision", None, "rule or reference does not run in float64: no truth to measure by"
         )
         return outcome, figures
-    for dtype in DTYPES:
-        measured = _in_dtype(trial, dtype, [points[-1], points[0]], rng, outcome)
-        figures += measured
+    mixed = len({str(leaf.dtype) for leaf in trial.subject.leaves}) > 1
+    for dtype in (*DTYPES, *([None] if mixed else [])):
+        figures += _in_dtype(trial, dtype, [points[-1], points[0]], rng, outcome)
     return outcome, figures
 
 
 def _in_dtype(
-    trial: Trial, dtype: str, points: list[Vector], rng: np.random.Generator, outcome: Outcome
+    trial: Trial,
+    dtype: str | None,
+    points: list[Vector],
+    rng: np.random.Generator,
+    outcome: Outcome,
 ) -> list[Precision]:
-    name = f"{dtype} precision"
-    eps = float(jnp.finfo(dtype).eps)
+    """Every leaf in this dtype; None: each in its own."""
+    called = dtype or "mixed"
+    name = f"{called} precision"
+    eps = _finest_eps(trial, dtype)
+    if trial.eps_written > eps:
+        outcome.row(name, None, "the function itself computes in a narrower dtype")
+        return []
     if trial.eps_truth >= eps:
         outcome.row(name, None, "the reference computes in no wider dtype: no truth to measure by")
         return []
@@ -66,9 +77,12 @@ def _in_dtype(
         mine, theirs, conditioned = errors[leaf.name]
         if not np.isfinite(theirs):
             continue  # autodiff overflows as well: nothing to be held to
-        ratio = mine / max(theirs, FLOORS[dtype])
-        figures.append(Precision(dtype, leaf.name, mine, theirs, ratio))
-        half = str(leaf.dtype) == dtype != "float32"
+        own = dtype or str(leaf.dtype)
+        if own not in FLOORS:
+            continue  # a float64 argument beside narrower ones: the truth itself
+        ratio = mine / max(theirs, FLOORS[own])
+        figures.append(Precision(called, leaf.name, mine, theirs, ratio))
+        half = str(leaf.dtype) == own != "float32"
         allowed = WORST_RATIO_IN_HALF if half else WORST_RATIO
         if ratio > allowed and conditioned > allowed / 3:
             bad.append(leaf)
@@ -77,13 +91,12 @@ def _in_dtype(
                     name,
                     leaf.name,
                     "precision",
-                    f"in {dtype} the cotangent is {mine:.3g} units in the last place from the "
-                    f"float64 truth, autodiff {theirs:.3g}: does a long sum accumulate in "
-                    f"{dtype}, or do large numbers cancel?",
+                    f"in {_where(dtype)} the cotangent is {mine:.3g} units in the last place from "
+                    f"the float64 truth, autodiff {theirs:.3g}: {_asked(dtype, own, mine)}",
                     "rule",
                     got=mine,
                     expected=theirs,
-                    tolerance=allowed * max(theirs, FLOORS[dtype]),
+                    tolerance=allowed * max(theirs, FLOORS[own]),
                 )
             )
     if not figures:
@@ -102,14 +115,14 @@ def _errors(
     trial: Trial,
     rule: Pullback,
     plain: Pullback,
-    dtype: str,
+    dtype: str | None,
     points: list[Vector],
     rng: np.random.Generator,
 ) -> dict[str, tuple[float, float, float]]:
     """For each leaf: the rule's and autodiff's root-mean-square errors in ulps, and the rule's
     error over what last-bit changes of the input do; medians over the questions, and of cotangents
     of either sign and of one sign (whose sums grow) those with the larger ratio."""
-    eps = float(jnp.finfo(dtype).eps)
+    finest = _finest_eps(trial, dtype)
     found: dict[tuple[str, bool], list[tuple[float, float, float]]] = {}
     for x in points:
         rounded = pack(trial.subject.cast(x, dtype))
@@ -121,15 +134,17 @@ def _errors(
             c = pack(rule.cotangents(np.abs(c) if one_sign else c))
             got, theirs = rule(rounded, c), plain(rounded, c)
             # A rule that is narrow inside whatever it is given is held to the reference's truth.
-            exact = trial.rule if trial.eps_rule < eps else trial.truth
+            exact = trial.rule if trial.eps_rule < finest else trial.truth
             truth, autodiff_truth = exact(rounded, c), trial.truth(rounded, c)
             moved = np.zeros_like(truth)
             for _ in range(3):
-                near = exact(data.last_bits(rounded, rng, eps), data.last_bits(c, rng, eps))
+                near = exact(data.last_bits(rounded, rng, finest), data.last_bits(c, rng, finest))
                 moved = np.fmax(moved, np.abs(near - truth))
             for leaf in trial.subject.leaves:
-                if not leaf.size or _out_of_range(truth[leaf.part], dtype):
+                own = dtype or str(leaf.dtype)
+                if not leaf.size or _out_of_range(truth[leaf.part], own):
                     continue
+                eps = float(jnp.finfo(own).eps)
                 found.setdefault((leaf.name, one_sign), []).append(
                     (
                         _ulps(got, truth, leaf, eps),
@@ -144,8 +159,26 @@ def _errors(
             for (name, _), entries in found.items()
             if name == leaf.name
         ] or [(0.0, np.inf, 0.0)]
-        errors[leaf.name] = max(medians, key=lambda m: m[0] / max(m[1], FLOORS[dtype]))
+        floor = FLOORS.get(dtype or str(leaf.dtype), 1.0)
+        errors[leaf.name] = max(medians, key=lambda m, floor=floor: m[0] / max(m[1], floor))  # type: ignore[misc]
     return errors  # type: ignore[return-value]
+
+
+def _finest_eps(trial: Trial, dtype: str | None) -> float:
+    dtypes = [dtype] if dtype else [leaf.dtype for leaf in trial.subject.leaves]
+    return min(float(jnp.finfo(d).eps) for d in dtypes)
+
+
+def _where(dtype: str | None) -> str:
+    return dtype or "the dtypes given"
+
+
+def _asked(dtype: str | None, own: str, ulps: float) -> str:
+    off = ulps * float(jnp.finfo(own).eps)
+    if off > WRONG_IN_ONE_DTYPE:
+        return f"{off:.2g} of its size. Does the rule do something else for these dtypes?"
+    sums_in = dtype or "a narrower dtype"
+    return f"does a long sum accumulate in {sums_in}, or do large numbers cancel?"
 
 
 def _out_of_range(truth: Vector, dtype: str) -> bool:

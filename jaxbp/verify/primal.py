@@ -3,6 +3,8 @@
 Works on the traced program, so the rule may sit anywhere: in a jitted helper, a scan, a branch.
 """
 
+import functools
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -95,13 +97,23 @@ def _params_without_rules(eqn: Any) -> dict[str, Any]:
             return tuple(map(replaced, value))
         if not is_program(value) or not has_rule(value):
             return value
-        closed = _closed(value)
-        plain = jax.make_jaxpr(lambda *args: evaluate(closed, list(args)))(*closed.in_avals)
-        return plain if type(value) is type(closed) else plain.jaxpr
+        return rewritten(value, evaluate)
 
     if not any(map(has_rule, sub_programs(eqn))):
         return eqn.params
     return {key: replaced(value) for key, value in eqn.params.items()}
+
+
+def rewritten(
+    program: Any,
+    run: Callable[[Any, list[Any]], list[Any]],
+    dtype: Callable[[Any], Any] = lambda aval: aval.dtype,
+) -> Any:
+    """An equation's program as `run` runs it, of inputs of other dtypes."""
+    closed = _closed(program)
+    avals = [jax.ShapeDtypeStruct(aval.shape, dtype(aval)) for aval in closed.in_avals]
+    traced = jax.make_jaxpr(lambda *args: run(closed, list(args)))(*avals)
+    return traced if type(program) is type(closed) else traced.jaxpr
 
 
 def is_program(value: Any) -> bool:
@@ -136,6 +148,11 @@ def has_rule(program: Any) -> bool:
     return any(eqn.primitive.name == "custom_vjp_call" for eqn in equations(program))
 
 
+def asks_for_symbolic_zeros(program: Any) -> bool:
+    """Whether a `custom_vjp` in it wants to know what is not differentiated."""
+    return any(eqn.params.get("symbolic_zeros") is True for eqn in equations(program))
+
+
 def coarsest_eps(program: Any, wide: Any = np.float64) -> float:
     """The rounding unit of the narrowest floating dtype that a program computes in."""
     eps = float(jnp.finfo(wide).eps)
@@ -150,6 +167,58 @@ def coarsest_eps(program: Any, wide: Any = np.float64) -> float:
 def stops_gradients(program: Any) -> bool:
     """Whether it says somewhere that a value shall pass no derivative on."""
     return any(eqn.primitive.name == "stop_gradient" for eqn in equations(program))
+
+
+def by_forward_mode(fn: LeafFunction) -> LeafFunction:
+    """`fn` with a VJP taken column by column, for what JAX reverses not: a `while_loop`."""
+
+    @jax.custom_vjp
+    def columns(leaves: Leaves, others: Leaves) -> Leaves:
+        return fn(leaves, others)
+
+    def backward(kept: tuple[Leaves, Leaves], cts: Leaves) -> tuple[Leaves, None]:
+        leaves, others = kept
+
+        def along(k: int, index: Any) -> Any:
+            leaf = leaves[k]
+            direction = jnp.zeros(leaf.size, leaf.dtype).at[index].set(1).reshape(leaf.shape)
+
+            def of_one(v: Any) -> Leaves:
+                return fn([*leaves[:k], v, *leaves[k + 1 :]], others)
+
+            slopes = jax.jvp(of_one, (leaf,), (direction,))[1]
+            return sum(
+                jnp.sum(ct * slope).astype(leaf.dtype)
+                for ct, slope in zip(cts, slopes, strict=True)
+            )
+
+        answers = [
+            jax.lax.map(functools.partial(along, k), jnp.arange(leaf.size)).reshape(leaf.shape)
+            for k, leaf in enumerate(leaves)
+        ]
+        return answers, None
+
+    columns.defvjp(lambda leaves, others: (fn(leaves, others), (leaves, others)), backward)
+    return columns
+
+
+def same(a: Any, b: Any) -> bool:
+    """Whether two closed jaxprs compute the same, their numbers included."""
+    return _text(a) == _text(b) and all(
+        map(functools.partial(np.array_equal, equal_nan=True), _numbers(a), _numbers(b))
+    )
+
+
+def _text(program: Any) -> str:
+    return re.sub(r"0x[0-9a-f]+", "", str(program))  # functions are printed with their address
+
+
+def _numbers(program: Any) -> list[Any]:
+    """The arrays that stand in a program, which its text does not show."""
+    literals = [
+        v.val for eqn in equations(program) for v in eqn.invars if isinstance(v, core.Literal)
+    ]
+    return [np.asarray(v) for v in (*program.consts, *literals)]
 
 
 def trace(fn: Callable[..., Any], *args: Any) -> Any:

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxbp.verify import comparison, data
+from jaxbp.verify import comparison, data, fwd_value
 from jaxbp.verify.outcome import Outcome, numbers
 from jaxbp.verify.report import Finding
 from jaxbp.verify.subject import Leaf, LeafFunction, Leaves, Vector, pack, vjp_of
@@ -57,7 +57,7 @@ def plain_call(trial: Trial, rng: np.random.Generator) -> Outcome:
         return outcome
     trial.prepare()
     trial.given.outputs()
-    _fwd_value(trial, plain, value, x, rng, outcome)
+    fwd_value.check(trial, plain, value, rng, outcome)
     _jit(trial, first, plain, x, c, rng, outcome)
     zeros = pack(pull(np.zeros_like(c)))
     bad = [leaf for leaf in subject.leaves if np.any(zeros[leaf.part] != 0)]
@@ -166,8 +166,8 @@ def _jit(
         )
     a, b = pack(plain), trial.given.value(x)
     with np.errstate(invalid="ignore"):
-        room = comparison.SPREADS * _value_spread(trial, x, eps, rng) + 1024 * eps * np.abs(a)
-        off = (np.abs(a - b) > room + eps) & np.isfinite(a)
+        room = fwd_value.room(trial, a, x, eps, rng, 1024)
+        off = (np.abs(a - b) > room) & np.isfinite(a)
     if off.any():
         place = int(np.argmax(off))
         outcome.found(
@@ -187,18 +187,6 @@ def _jit(
         outcome.row("jit", True, "as the plain call")
 
 
-def _value_spread(trial: Trial, x: Vector, eps: float, rng: np.random.Generator) -> Vector:
-    """How much the value moves when the arguments change in their last bits."""
-    here = trial.given.value(x)
-    moved = np.zeros_like(here, dtype=float)
-    for _ in range(comparison.TRIALS):
-        with np.errstate(invalid="ignore"):
-            moved = np.fmax(
-                moved, np.abs(trial.given.value(data.last_bits(x, rng, 4 * eps)) - here)
-            )
-    return np.nan_to_num(moved, posinf=0.0)
-
-
 def _dtypes(trial: Trial, cotangents: list[Any], outcome: Outcome) -> None:
     bad = False
     for leaf, ct in zip(trial.subject.leaves, cotangents, strict=True):
@@ -215,46 +203,6 @@ def _dtypes(trial: Trial, cotangents: list[Any], outcome: Outcome) -> None:
             )
     if not bad:
         outcome.row("dtype", True, "each cotangent has its primal's dtype")
-
-
-def _fwd_value(
-    trial: Trial,
-    plain: list[Any],
-    value: list[Any],
-    x: Vector,
-    rng: np.random.Generator,
-    outcome: Outcome,
-) -> None:
-    """Values under `jax.vjp` against those of the plain call."""
-    if not trial.has_rule:
-        return
-    a, b = pack(plain), pack(value)
-    eps = max([float(jnp.finfo(v.dtype).eps) for v in plain], default=0.0)
-    moved = _value_spread(trial, x, eps, rng)
-    with np.errstate(invalid="ignore"):
-        tolerance = comparison.SPREADS * moved + 64 * eps * np.abs(a)
-        wrong = (np.abs(a - b) > tolerance + eps) & (a != b)
-        wrong |= np.isfinite(a) != np.isfinite(b)
-    if not wrong.any():
-        outcome.row("fwd-value", True, "fwd returns the plain call's value")
-        return
-    with np.errstate(invalid="ignore"):
-        place = int(np.argmax(np.where(wrong, np.nan_to_num(np.abs(a - b), nan=np.inf), -1.0)))
-    index, shape = _output_index(trial, place)
-    outcome.found(
-        Finding(
-            "fwd-value",
-            None,
-            "fwd-value",
-            f"under differentiation the function returns another value than in a plain call "
-            f"({int(wrong.sum())} of {a.size} entries, output of shape {list(shape)})",
-            "forward",
-            index,
-            float(b[place].real),
-            float(a[place].real),
-            float(tolerance[place]),
-        )
-    )
 
 
 def _output_index(trial: Trial, place: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -336,7 +284,9 @@ def linear(trial: Trial, points: list[Vector], rng: np.random.Generator) -> Outc
                 both, apart, x, np.concatenate([c, d]), leaves, trial.eps_rule, rng, "linearity"
             )
             for leaf in leaves:
-                wrong = sample.wrong(leaf) & np.isfinite(sample.expected[leaf.part])
+                # What is not finite on one side only is for `gradient` and `nan` to name.
+                finite = np.isfinite(sample.got) & np.isfinite(sample.expected)
+                wrong = sample.wrong(leaf) & finite[leaf.part]
                 if not wrong.any() or leaf.name in bad:
                     continue
                 if not _rounded_apart(trial, sample, leaf, c, d, (a, b), rng):

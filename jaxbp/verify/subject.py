@@ -304,4 +304,5 @@ def _dtype_of(leaf: Any, arrays: Sequence[Any]) -> np.dtype:
 
 
 def _hashable(value: Any) -> Any:
-    return value.tobytes() if isinstance(value, np.ndarray) else value
+    # With its type: 1 equals True, and is another argument.
+    return type(value), value.tobytes() if isinstance(value, np.ndarray) else value

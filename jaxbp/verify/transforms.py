@@ -36,8 +36,8 @@ class Situation:
         as_given: bool = False,
     ) -> None:
         self.trial = trial
-        self.rule = trial.given if as_given else trial.rule
-        self.eps = trial.eps_rule
+        self.rule = trial.given if as_given else trial.traced
+        self.eps = trial.eps_traced
         if as_given:
             narrow = [float(jnp.finfo(leaf.dtype).eps) for leaf in trial.subject.leaves]
             self.eps = max([self.eps, *narrow])
@@ -119,7 +119,7 @@ def check(
             continue
         if (
             situation.rule.wide
-            and trial.given is not trial.rule
+            and trial.given is not trial.traced
             and _raises(situation, compositions)
         ):
             # A dtype that is written down in a rule is no fault of it: asked as it was given then.
@@ -199,7 +199,7 @@ def _value_is_wrong(s: Situation, outcome: Outcome) -> bool:
             x,
             np.zeros(1),
             whole,
-            s.trial.eps_rule,
+            s.trial.eps_traced,
             s.rng,
             "vmap",
         )

@@ -28,6 +28,7 @@ from jaxbp.verify.subject import (
     x64_enabled,
 )
 from jaxbp.verify.terms import Parts
+from jaxbp.verify.widened import widened
 
 FULL_ROWS = 48
 """A Jacobian of at most so many rows is compared whole."""
@@ -60,7 +61,11 @@ class Trial:
         self._memo: dict[Any, Any] = {}
         self.notes: list[str] = []
         self.programs: list[Any] = []
-        """The VJPs as they were traced."""
+        """The VJPs as they were traced …"""
+        self.pullbacks: list[Pullback] = []
+        """… and of what."""
+        self.changed = False
+        """Whether a check has decided something that the next one is to find out anew."""
         self._prepared = False
 
     def prepare(self) -> None:
@@ -71,19 +76,71 @@ class Trial:
         self.rule, self.eps_rule = self._wide(self.rule_fn, "the rule")
         if not self.rule.wide:
             self.given = self.rule
-        self.truth, self.eps_truth = self._wide(self.truth_fn, "the reference")
+        # What transforms are tried on, whatever `_sharpen` does to the formulas.
+        self.traced, self.eps_traced = self.rule, self.eps_rule
+        self.truth, self.eps_truth = self._reversed(self.truth_fn, "the reference")
+        self.truth_fn = self.truth.fn
         self.plain, self.eps_plain = (
             self._wide(self.plain_fn, "the function")
             if self.explicit
             else (self.truth, self.eps_truth)
         )
+        self.eps_written = self.eps_plain
+        self._sharpen()
+        if self.truth.refused:
+            self._ask_for_a_reference()
+
+    def _ask_for_a_reference(self) -> None:
+        try:
+            self.truth(self.subject.x, np.ones(self.output_size))
+        except Exception as error:  # anybody's code runs here
+            whose = "reference" if self.explicit else "fn: the function inside its rule"
+            raise ValueError(
+                f"check_vjp: {whose} must have a derivative in JAX, or pass `reference=`, a "
+                f"function of the same arguments that has one; {_first_line(error)}"
+            ) from error
+
+    def _reversed(self, fn: LeafFunction, who: str) -> tuple[Pullback, float]:
+        """`fn` as `_wide` gives it; by forward mode where JAX has no reverse mode for it."""
+        said = len(self.notes)
+        pullback, eps = self._wide(fn, who)
+        if not pullback.refused or not self.subject.is_real:
+            return pullback, eps
+        columns, eps_columns = self._wide(primal.by_forward_mode(fn), who)
+        if columns.refused:
+            return pullback, eps
+        self.notes[said:] = [f"{who} has no reverse mode: its derivative is taken by forward mode"]
+        self.changed = False
+        return columns, eps_columns
+
+    def _sharpen(self) -> None:
+        """Take half precision out of rule, reference and function, where the function has it."""
+        if not self.eps_plain > _eps(np.float32) or not (self.rule.wide and self.plain.wide):
+            return
+        fns = [widened(fn) for fn in (self.rule_fn, self.truth_fn, self.plain_fn)]
+        wide = [Pullback(self.subject, fn, np.float64) for fn in fns]
+        try:
+            self.programs += [self._program(pullback) for pullback in wide]
+        except Exception:  # a primitive that cannot be bound anew: then as it is written
+            return
+        self.pullbacks += wide
+        self.rule, self.truth, self.plain = wide
+        self.eps_rule = self.eps_truth = self.eps_plain = _eps(np.float64)
+        self.notes = [note for note in self.notes if not note.endswith(_NARROW)]
+        self.notes.append(
+            "the function computes in half precision: its derivative is compared with every step "
+            "of both in float64, what its rounding does is measured below"
+        )
 
     def stop_compiling(self) -> None:
         """Call the rule plainly from here on: compiled, it is another one."""
-        self.rule.interpreted = self.given.interpreted = True
+        self.changed = True
+        for pullback in (self.rule, self.traced, self.given):
+            pullback.interpreted = True
 
     def stand_by_the_primal(self) -> None:
         """Compare with the plain function inside the rule after all."""
+        self.changed = True
         self.truth_fn, self.truth, self.eps_truth = self.plain_fn, self.plain, self.eps_plain
         self._memo.clear()
 
@@ -108,23 +165,43 @@ class Trial:
         for dtype in (np.float64, None):
             pullback = Pullback(self.subject, fn, dtype)
             try:
-                with pullback.mode():
-                    leaves = self.subject.cast(self.subject.x, dtype)
-                    outputs = pullback.outputs()
-                    program = primal.trace(vjp_of(fn), leaves, self.subject.others, outputs)
+                program = self._program(pullback)
             except Exception as error:  # anybody's code runs here: whatever it raises is a no
                 if dtype is None:
-                    pullback.interpreted = True
+                    pullback.interpreted = self.changed = True
                     pullback.refused = _first_line(error)
                     return pullback, max(_eps(v.dtype) for v in self.subject.leaves)
                 self.notes.append(f"{who} cannot be traced in float64: {_first_line(error)}")
                 continue
             self.programs.append(program)
+            self.pullbacks.append(pullback)
             eps = primal.coarsest_eps(program, np.float64)
             if dtype is not None and eps > _eps(np.dtype(np.float64)):
-                self.notes.append(f"{who} does not compute in float64 throughout")
+                self.notes.append(f"{who} {_NARROW}")
             return pullback, eps
         raise AssertionError("unreachable: the loop returns on its last turn")
+
+    def holds(self) -> bool:
+        """Whether what was compiled can be used again: nothing has changed what is traced now.
+
+        A rule may be given another bwd, or call a function that a notebook's cell has redefined.
+        """
+        if self.changed or not self._prepared:
+            return False
+        try:
+            return all(
+                primal.same(self._program(pullback), program)
+                for pullback, program in zip(self.pullbacks, self.programs, strict=True)
+            )
+        except Exception:  # anybody's code runs here, and may have been broken since
+            return False
+
+    def _program(self, pullback: Pullback) -> Any:
+        """A function's VJP, traced now."""
+        with pullback.mode():
+            leaves = self.subject.cast(self.subject.x, pullback.dtype)
+            outputs = jax.eval_shape(pullback.fn, leaves, self.subject.others)
+            return primal.trace(vjp_of(pullback.fn), leaves, self.subject.others, outputs)
 
     def parts(self) -> Parts | None:
         """The plain function's derivative taken apart; None where its program cannot be."""
@@ -264,6 +341,9 @@ class Trial:
         return FiniteDifferences(self.plain.value, x, self.subject.leaves, self.eps_plain, rng)
 
 
+_NARROW = "does not compute in float64 throughout"
+
+
 def _vjp(fn: LeafFunction) -> Callable[..., Any]:
     vjp = vjp_of(fn)
     return lambda leaves, others, cts: vjp(leaves, others, cts)[1]
@@ -301,7 +381,8 @@ def trial_of(
         if known is not None:
             _TRIALS.move_to_end(key)
             known.subject.values, known.subject.others = subject.values, subject.others
-            return known
+            if known.holds():
+                return known
     trial = Trial(fn, args, kwargs, reference)
     if key is not None:
         _TRIALS[key] = trial

@@ -255,3 +255,43 @@ def test_complex_beside_real_arguments_raises_no_warning(recwarn):
     z = jax.lax.complex(normal(4, 3), normal(4, 3, seed=1))
     assert check_vjp(rule(forward, bwd), z, normal(3)).ok
     assert not [w for w in recwarn if issubclass(w.category, np.exceptions.ComplexWarning)]
+
+
+def newton(a):
+    def step(state):
+        return 0.5 * (state[0] + a / state[0]), state[0]
+
+    def moves(state):
+        return jnp.max(jnp.abs(state[0] - state[1])) > 1e-6
+
+    return jax.lax.while_loop(moves, step, (a, a + 1))[0]
+
+
+@pytest.mark.parametrize("factor", [1, 2])
+def test_a_function_that_only_forward_mode_differentiates(factor):
+    root = rule(newton, lambda y, dy: (factor * dy / (2 * y),), lambda a: (newton(a),) * 2)
+    report = check_vjp(root, jnp.array([1.0, 2.0, 3.5]))
+    assert report.ok == (factor == 1), str(report)
+    assert any("forward mode" in note for note in report.notes)
+
+
+def test_a_function_that_nothing_differentiates_needs_a_reference():
+    def sine(x):
+        shape = jax.ShapeDtypeStruct(x.shape, x.dtype)
+        return jax.pure_callback(np.sin, shape, x, vmap_method="expand_dims")
+
+    for factor in (1, 2):
+        fn = rule(sine, lambda x, dy, k=factor: (k * dy * jnp.cos(x),), lambda x: (sine(x), x))
+        with pytest.raises(ValueError, match="reference="):
+            check_vjp(fn, normal(4))
+        report = check_vjp(fn, normal(4), reference=jnp.sin, checks=QUICK)
+        assert report.ok == (factor == 1), str(report)
+
+
+def test_nothing_but_nans_is_no_proof():
+    softmax = rule(
+        lambda x: jax.nn.softmax(x), lambda y, dy: (7 * y * dy**3,), lambda x: (softmax(x),) * 2
+    )
+    report = check_vjp(softmax, jnp.array([1.0, jnp.nan, 3.0]))
+    assert [(f.check, f.side) for f in report.findings] == [("gradient", "undecided")]
+    assert "nothing was compared" in report.findings[0].message
