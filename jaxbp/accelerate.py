@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
@@ -17,7 +18,8 @@ from jaxbp.recognise import find
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_HERE = str(Path(__file__).parent)
+# It ends in a separator, or a package `jaxbp_models` beside this one would count as ours.
+_HERE = os.path.join(Path(__file__).parent, "")
 # What these hold is linear and may be transposed, which a rule cannot be.
 _LINEAR = {"linear_call", "custom_lin", "custom_transpose_call", "custom_linear_solve"}
 

@@ -4,6 +4,7 @@ import contextlib
 import functools
 import inspect
 import re
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, mlir
 from jax.sharding import PartitionSpec as P
 
+import jaxbp
 from jaxbp.accelerate import accelerate
 from jaxbp.explain import explain
 from jaxbp.rules.conv import conv
@@ -836,6 +838,17 @@ def test_own_rules_are_left_alone():
     (entry,) = explain(function, *args).entries
     assert entry.reason == "it is a rule of jaxbp already"
     assert str(jax.make_jaxpr(accelerate(function))(*args)) == str(jax.make_jaxpr(function)(*args))
+
+
+def test_a_package_beside_ours_whose_name_begins_as_ours_is_not_ours():
+    def primal(x, w):
+        return convolve(x, w)
+
+    beside = Path(jaxbp.__file__).parent.parent / "jaxbp_models" / "layers.py"
+    primal.__code__ = primal.__code__.replace(co_filename=str(beside))
+    theirs = jax.custom_vjp(primal)
+    theirs.defvjp(_anothers_fwd, _anothers_bwd)
+    assert rules_of(theirs, random(2, 6, 6, 3), random(3, 3, 3, 3)) == ["conv"]
 
 
 class Unregistered:
