@@ -733,6 +733,18 @@ def test_effects_and_their_order_are_kept(capsys):
     assert re.findall("[ab]", capsys.readouterr().out) == ["a", "b"]
 
 
+def test_a_mutable_array_of_the_function_s_own():
+    """Met again, its operations get no jit of their own, which cannot return what it makes."""
+
+    def function(x):
+        cell = jax.new_ref(x)
+        cell[...] = cell[...] + 1
+        return cell[...]
+
+    fast = accelerate(function)
+    assert [float(fast(jnp.float32(2))) for _ in range(3)] == [3, 3, 3]
+
+
 def test_names_reach_the_compiled_program():
     def function(x, w):
         with jax.named_scope("stem"):

@@ -142,7 +142,8 @@ def max_pool_grad(
         raise reject(name, "winner", "an integer array", describe(winner), TypeError)
     shape(name, "winner", winner, output_shape, "dy's")
     winner = jnp.asarray(winner)
-    if jnp.iinfo(winner.dtype).max < made.cells - 1:  # or the numbers of later cells would wrap
+    # Where each cell is a slice, the winner is compared with its number, which must fit its dtype.
+    if jnp.iinfo(winner.dtype).max < made.cells - 1:
         winner = winner.astype(np.int32)
     return lowering.max_pool_grad(dy, winner, input_shape, made)
 

@@ -243,6 +243,13 @@ def test_rule_keeps_one_array(name, dtype, float64):
     assert kept == x.size * max(x.dtype.itemsize, wide)
 
 
+def test_tanh_grad_loses_no_digits_near_one():
+    """Outside of jit: within it, XLA may compute 1 − y² in one operation that rounds once."""
+    y = np.float32(1) - np.arange(1, 4096, dtype=np.float32) * np.float32(2**-24)
+    slope = activation.tanh_grad(y, np.ones_like(y))
+    assert_close(slope, 1 - np.square(y, dtype=np.float64), terms=4)
+
+
 def test_relu_passes_dy_at_nan():
     x = jnp.array([np.nan, -1.0, 1.0])
     y, pullback = jax.vjp(jaxbp.relu, x)

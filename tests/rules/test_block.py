@@ -100,6 +100,14 @@ def test_second_order(rng):
     )
 
 
+def test_the_derivative_at_zero_is_zero_without_the_rule_too():
+    """(5.6) with the rule taken out, so that both sides of a comparison agree at a kink."""
+    x, w, b = jnp.zeros((1, 2, 1)), jnp.ones((1, 1, 1)), jnp.zeros(1)
+    for f in (jaxbp.conv_relu_max_pool, jaxbp.plain(jaxbp.conv_relu_max_pool)):
+        _, *cotangents = results(f, (x, w, b))
+        assert not any(d.any() for d in cotangents)
+
+
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
 def test_half_precision(dtype, rng):
     args = arrays(rng, dtype)

@@ -429,6 +429,15 @@ def test_a_winner_of_fewer_bits_than_the_window_has_cells(dtype):
         np.testing.assert_array_equal(np.flatnonzero(dx), [3])
 
 
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8])
+def test_a_winner_of_few_bits_beside_the_number_of_each_cell(dtype):
+    """(4.4), one slice a cell: the winner is compared with 271, which its dtype does not hold."""
+    dy, winner = jnp.ones((1, 1, 1, 1)), np.full((1, 1, 1, 1), 3, dtype)
+    with jaxbp.lowering.use("xla"):
+        dx = jaxbp.max_pool_grad(dy, winner, (1, 17, 16, 1), (17, 16))
+    np.testing.assert_array_equal(np.flatnonzero(dx), [3])
+
+
 @pytest.mark.parametrize("ties", ["split", "all"])
 def test_a_tie_in_a_window_of_many_cells(ties, rng):
     """(4.4) for 40×40 cells, some in the padding: right, and no slice for each of them."""
