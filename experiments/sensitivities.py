@@ -212,7 +212,8 @@ def main() -> int:
     write(folder / "lenet.png", draw(epochs, kernels, sight, len(data.test.labels)))
     print(
         f"{epochs[-1].test_accuracy:.2%} of {len(data.test.labels)} held-out digits right; "
-        f"the hardest is a {sight.label} (probability {sight.probabilities[sight.label]:.3f})\n"
+        f"the hardest is {_article(sight.label)} {sight.label} "
+        f"(probability {sight.probabilities[sight.label]:.3f})\n"
         f"drawn in {folder / 'lenet.png'}"
     )
     return command.INTERRUPTED if watch.stopped else 0
