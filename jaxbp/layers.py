@@ -2,7 +2,20 @@
 
 A layer's `forward` hands on, as its residuals, the rule's own `bwd` with all that it needs, so
 `backward` only has to call it. The layers of `layers.conv(8, 3)` to `layers.flatten()` are named
-after the function in `jaxbp` that they apply, and take its options.
+after the function in `jaxbp` that they apply, and take its options, which it describes.
+
+Each function here returns a `Layer`, whose parameters, if it has any, are a dict by the names that
+its docstring gives them. A bad option is a TypeError or a ValueError: of the function here where it
+can tell, of the layer's own functions where only the input's shape tells.
+
+Example:
+  >>> from jaxbp import layers
+  >>> layer = layers.conv(4, 3)
+  >>> params = layer.init(jax.random.key(0), (2, 8, 8, 3))
+  >>> y, residuals = layer.forward(params, jax.numpy.ones((2, 8, 8, 3)))
+  >>> dparams, dx = layer.backward(residuals, y)
+  >>> y.shape, dx.shape, dparams["w"].shape
+  ((2, 8, 8, 4), (2, 8, 8, 3), (3, 3, 3, 4))
 """
 
 from __future__ import annotations
@@ -45,9 +58,14 @@ def conv(
 ) -> Layer:
     """Return a convolution layer: `jaxbp.conv` with `w[*K, C // groups, O]` and `b[O]`.
 
-    `features` is O, `kernel` an int or one a spatial axis. Biases start at zero.
+    Source: (3.1), (3.5); backward (3.2), (3.3), (3.6) to (3.8)
 
-    Source: (3.5)
+    Args:
+      features: O, how many features come out.
+      kernel: the kernel's size K, an int or one a spatial axis.
+      stride, padding, dilation, groups: as given to `jaxbp.conv`.
+      bias: whether there is `b`; it starts at zero.
+      kernel_init: what `w` starts from: He's normal distribution.
     """
     features = positive("layers.conv", "features", features)
     groups = positive("layers.conv", "groups", groups)
@@ -94,9 +112,14 @@ def conv_transpose(
 ) -> Layer:
     """Return a transposed convolution: `jaxbp.conv_transpose`, `w[*K, O // groups, C]`, `b[O]`.
 
-    `features` is O, `kernel` an int or one a spatial axis. Biases start at zero.
+    Source: (3.7); backward (3.5), (3.6), (3.8)
 
-    Source: (3.7)
+    Args:
+      features: O, how many features come out.
+      kernel: the kernel's size K, an int or one a spatial axis.
+      stride, padding, dilation, groups: as given to `jaxbp.conv_transpose`.
+      bias: whether there is `b`; it starts at zero.
+      kernel_init: what `w` starts from: He's normal distribution.
     """
     name = "layers.conv_transpose"
     features = positive(name, "features", features)
@@ -127,9 +150,12 @@ def conv_transpose(
 def dense(features: int, *, bias: bool = True, weight_init: Initializer = _HE_NORMAL) -> Layer:
     """Return a fully connected layer: `jaxbp.dense` with `w[I, O]` and `b[O]`.
 
-    `features` is O. Biases start at zero.
+    Source: (2.1); backward (2.3), (2.6), (2.9) to (2.12)
 
-    Source: (2.1)
+    Args:
+      features: O, how many features come out.
+      bias: whether there is `b`; it starts at zero.
+      weight_init: what `w` starts from: He's normal distribution.
     """
     features = positive("layers.dense", "features", features)
     bias = flag("layers.dense", "bias", bias)
@@ -158,7 +184,10 @@ def max_pool(
 ) -> Layer:
     """Return a layer of `jaxbp.max_pool`.
 
-    Source: (4.3)
+    Source: (4.3); backward (4.4)
+
+    Args:
+      window, stride, padding, dilation, ties: as given to `jaxbp.max_pool`.
     """
     options = {
         "window": window,
@@ -182,7 +211,10 @@ def avg_pool(
 ) -> Layer:
     """Return a layer of `jaxbp.avg_pool`.
 
-    Source: (4.1)
+    Source: (4.1); backward (4.2)
+
+    Args:
+      window, stride, padding, count_include_pad: as given to `jaxbp.avg_pool`.
     """
     options = {
         "window": window,
@@ -203,7 +235,7 @@ def avg_pool(
 def global_max_pool() -> Layer:
     """Return a layer of `jaxbp.global_max_pool`, `[N, *S, C] -> [N, C]`.
 
-    Source: (4.3)
+    Source: (4.3); backward (4.4)
     """
 
     def forward(x: jax.Array) -> tuple[jax.Array, Any]:
@@ -215,7 +247,7 @@ def global_max_pool() -> Layer:
 def global_avg_pool() -> Layer:
     """Return a layer of `jaxbp.global_avg_pool`, `[N, *S, C] -> [N, C]`.
 
-    Source: (4.1)
+    Source: (4.1); backward (4.2)
     """
 
     def forward(x: jax.Array) -> tuple[jax.Array, Any]:
@@ -238,7 +270,10 @@ def subsample(window: Any) -> Layer:
 
     The activation of (5.1) is the next layer.
 
-    Source: (5.1)
+    Source: (5.1); backward (5.2)
+
+    Args:
+      window: as given to `jaxbp.subsample`.
     """
 
     def init(key: Any, input_shape: Shape) -> Params:
@@ -265,9 +300,11 @@ def subsample(window: Any) -> Layer:
 def combine_maps(features: int, *, kernel_init: Initializer = _NORMAL) -> Layer:
     """Return a learned combination of maps: `jaxbp.combine_maps` with `c[C, O]`.
 
-    `features` is O. The coefficients start near zero, so every map in nearly equal parts.
+    Source: (5.3); backward (5.4)
 
-    Source: (5.3)
+    Args:
+      features: O, how many maps come out.
+      kernel_init: what `c` starts from: near zero, so every map in nearly equal parts.
     """
     features = positive("layers.combine_maps", "features", features)
 
@@ -291,7 +328,7 @@ def combine_maps(features: int, *, kernel_init: Initializer = _NORMAL) -> Layer:
 def sigmoid() -> Layer:
     """Return a layer of `jaxbp.sigmoid`.
 
-    Source: (2.5)
+    Source: (2.1); backward (2.5)
     """
     return _elementwise(
         "sigmoid", _activation.sigmoid, _activation.sigmoid_fwd, _activation.sigmoid_bwd
@@ -301,7 +338,7 @@ def sigmoid() -> Layer:
 def tanh() -> Layer:
     """Return a layer of `jaxbp.tanh`.
 
-    Source: (2.5)
+    Source: (2.1); backward (2.5)
     """
     return _elementwise("tanh", _activation.tanh, _activation.tanh_fwd, _activation.tanh_bwd)
 
@@ -309,7 +346,7 @@ def tanh() -> Layer:
 def relu() -> Layer:
     """Return a layer of `jaxbp.relu`.
 
-    Source: (3.9)
+    Source: (2.1); backward (2.5)
     """
     return _elementwise("relu", _activation.relu, _activation.relu_fwd, _activation.relu_bwd)
 
@@ -317,7 +354,7 @@ def relu() -> Layer:
 def elu() -> Layer:
     """Return a layer of `jaxbp.elu`.
 
-    Source: (3.9)
+    Source: (2.1); backward (2.5)
     """
     return _elementwise("elu", _activation.elu, _activation.elu_fwd, _activation.elu_bwd)
 
@@ -325,7 +362,7 @@ def elu() -> Layer:
 def silu() -> Layer:
     """Return a layer of `jaxbp.silu`.
 
-    Source: (3.9)
+    Source: (2.1); backward (2.5)
     """
     return _elementwise("silu", _activation.silu, _activation.silu_fwd, _activation.silu_bwd)
 
@@ -333,7 +370,7 @@ def silu() -> Layer:
 def softplus() -> Layer:
     """Return a layer of `jaxbp.softplus`.
 
-    Source: (3.9)
+    Source: (2.1); backward (2.5)
     """
     return _elementwise(
         "softplus", _activation.softplus, _activation.softplus_fwd, _activation.softplus_bwd
@@ -343,7 +380,10 @@ def softplus() -> Layer:
 def leaky_relu(slope: float = 0.01) -> Layer:
     """Return a layer of `jaxbp.leaky_relu`.
 
-    Source: (3.9)
+    Source: (2.1); backward (2.5)
+
+    Args:
+      slope: as given to `jaxbp.leaky_relu`.
     """
     return _elementwise(
         "leaky_relu",
@@ -357,7 +397,10 @@ def leaky_relu(slope: float = 0.01) -> Layer:
 def gelu(approximate: bool = True) -> Layer:
     """Return a layer of `jaxbp.gelu`.
 
-    Source: (3.9)
+    Source: (2.1); backward (2.5)
+
+    Args:
+      approximate: as given to `jaxbp.gelu`.
     """
     return _elementwise(
         "gelu", _activation.gelu, _activation.gelu_fwd, _activation.gelu_bwd, approximate
@@ -367,7 +410,10 @@ def gelu(approximate: bool = True) -> Layer:
 def softmax(axis: int = -1) -> Layer:
     """Return a layer of `jaxbp.softmax`.
 
-    Source: (5.3)
+    Source: (5.3); backward (5.4)
+
+    Args:
+      axis: as given to `jaxbp.softmax`.
     """
     return _elementwise(
         "softmax", _activation.softmax, _activation.softmax_fwd, _activation.softmax_bwd, axis
@@ -377,7 +423,10 @@ def softmax(axis: int = -1) -> Layer:
 def log_softmax(axis: int = -1) -> Layer:
     """Return a layer of `jaxbp.log_softmax`.
 
-    Source: (5.3)
+    Source: the logarithm of (5.3)
+
+    Args:
+      axis: as given to `jaxbp.log_softmax`.
     """
     return _elementwise(
         "log_softmax",

@@ -53,7 +53,7 @@ def dense_weight_grad(x: jax.Array, dy: jax.Array) -> jax.Array:
     ``dw_ij = Σ_n x_ni dy_nj``: output of the node before × sensitivity of the node after, summed
     over examples.
 
-    Source: (2.9), (2.12)
+    Source: (2.3), (2.6), (2.9), (2.12)
 
     Args:
       x: `[..., I]` the layer's input.
@@ -142,7 +142,7 @@ def dense(x: Any, w: Any, b: Any = None) -> jax.Array:
 
     ``y_j = Σ_i x_i w_ij + b_j``
 
-    Source: (2.1), (2.3), (2.6); backward (2.9) to (2.12)
+    Source: (2.1); backward (2.3), (2.6), (2.9) to (2.12)
 
     Args:
       x: `[..., I]` the input, any leading axes.
