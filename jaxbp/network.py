@@ -57,6 +57,23 @@ class Layer(_Functions):
         self.kind, self.options, self.layers, self.rule = kind, options, layers, rule
         return self
 
+    def _replace(self, **functions: Any) -> Layer:
+        """Return the layer with other functions, under its name, which a tuple's own would lose.
+
+        Another `apply`, `forward` or `backward` need not do what the rule or the layers inside do,
+        so the new layer has none.
+        """
+        same = functions.keys() <= {"init"}
+        return Layer(
+            **{**self._asdict(), **functions},
+            kind=self.kind,
+            options=self.options,
+            layers=self.layers if same else types.MappingProxyType({}),
+            rule=self.rule if same else None,
+        )
+
+    __replace__ = _replace  # what `copy.replace` calls
+
 
 def sequential(*layers: Layer) -> Layer:
     """Return the network that applies the layers one after the other.

@@ -1,5 +1,7 @@
 """Layers and networks: shapes, parameters, names, and the pairs that the sweep calls."""
 
+import copy
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -317,6 +319,31 @@ def test_anybodys_layer_takes_its_place(rng):
     init, apply, forward, backward = double  # a tuple of four, as its signature says
     assert apply({}, 1.0) == forward({}, 1.0)[0] == backward(None, 1.0)[1] == 2
     assert init(None, ()) == {}
+
+
+def test_a_layer_with_another_init_is_what_it_was():
+    def nines(key, shape):
+        return jax.tree.map(lambda w: jnp.full_like(w, 9), layers.conv(2, 3).init(key, shape))
+
+    for replace in (jaxbp.Layer._replace, getattr(copy, "replace", jaxbp.Layer._replace)):
+        conv = replace(layers.conv(2, 3), init=nines)
+        network = jaxbp.sequential(conv, layers.relu(), layers.max_pool(2))
+        params = network.init(jax.random.key(0), (1, 4, 4, 1))
+        assert (params["conv1"]["w"] == 9).all()
+        program = jax.make_jaxpr(network.apply)(params, jnp.ones((1, 4, 4, 1)))
+        assert "conv_relu_max_pool" in str(program)
+        again = replace(network, init=lambda key, shape: params)
+        assert again.layers == network.layers
+
+
+def test_a_layer_with_another_apply_is_no_rule(rng):
+    """Not the block of (5.5), nor a network whose layers `backprop` would go through."""
+    zero = layers.relu()._replace(apply=lambda params, x: jnp.zeros_like(x))
+    network = jaxbp.sequential(layers.conv(2, 3), zero, layers.max_pool(2))
+    params = network.init(jax.random.key(0), (1, 4, 4, 1))
+    assert not network.apply(params, numbers(rng, (1, 4, 4, 1))).any()
+    assert not network._replace(forward=network.forward).layers
+    assert list(network.layers) == ["conv1", "relu1", "max_pool1"]
 
 
 def test_a_batch_of_none():
