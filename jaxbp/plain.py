@@ -9,6 +9,7 @@ from typing import ParamSpec, TypeVar
 from jax.extend.core import Jaxpr
 from jax.extend.core.primitives import custom_vjp_call_p
 
+from jaxbp.accelerate import check_callable
 from jaxbp.jaxprs import Exchange, Rewriter, changing_nothing, trace
 
 P = ParamSpec("P")
@@ -29,6 +30,9 @@ def plain(fn: Callable[P, R]) -> Callable[P, R]:
     Returns:
       A function of the same arguments.
 
+    Raises:
+      TypeError: if `fn` is no callable; when called, if it changes an NNX object in place.
+
     Example:
       >>> import jax
       >>> from jaxbp.plain import plain
@@ -41,6 +45,7 @@ def plain(fn: Callable[P, R]) -> Callable[P, R]:
 
     See also: `jaxbp.accelerate`, which goes the other way.
     """
+    check_callable("plain", fn)
 
     @functools.wraps(fn)
     def without_rules(*args: P.args, **kwargs: P.kwargs) -> R:

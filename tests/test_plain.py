@@ -157,3 +157,8 @@ def test_jit_compiles_once():
     for _ in range(3):
         fn(jnp.asarray(X))
     assert traces == 1
+
+
+def test_what_is_no_function_is_refused():
+    with pytest.raises(TypeError, match="plain: fn must be a callable, got 3"):
+        plain(3)
