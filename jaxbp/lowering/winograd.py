@@ -7,7 +7,9 @@ four products instead of six: with
 
 it is y₀ = u₀v₀ + u₁v₁ + u₂v₂ and y₁ = u₁v₁ − u₂v₂ − u₃v₃. Axis by axis, an image of C channels
 needs 16 products of matrices [tiles, C] [C, O] where the plain sum needs 36; the adjoints are the
-same steps backwards. The transforms only add, so rounding errs no more than in the plain sum.
+same steps backwards. The transforms only add, so rounding errs about as much as in the plain sum:
+0.7 times as much for 64 channels, 1.3 times for 256, 1.8 times for 512, and 0.7 to 0.9 times in a
+kernel gradient (root mean square, of normally distributed float32 beside XLA's own on a CPU).
 
 Two things differ. What is not finite would spread over its tile, so pieces that hold any such
 number take the plain sum. And an output errs by the rounding of the largest term of its tile, not
