@@ -13,7 +13,7 @@ import os
 import statistics
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -27,6 +27,7 @@ from command import BadInput, Parser
 from jax import lax
 from peers import ours
 from peers.cases import BATCHES, CLASSES, CONVS, MODELS, POOLS, Conv, Pool
+from results import write
 
 import jaxbp
 
@@ -38,7 +39,9 @@ LAYOUTS = ("default", "channels-last")
 def parse() -> argparse.Namespace:
     """Read the command line."""
     parser = Parser(description=__doc__)
-    parser.add_argument("--only", nargs="+", choices=MODELS, metavar="MODEL", help=str(MODELS))
+    parser.add_argument(
+        "--only", nargs="+", choices=MODELS, metavar="MODEL", help=", ".join(MODELS)
+    )
     parser.add_argument("--ops", action="store_true", help="measure single operations too")
     parser.add_argument("--only-ops", action="store_true", help="measure single operations only")
     parser.add_argument("--rounds", type=command.positive_int, default=15)
@@ -416,33 +419,38 @@ def _ratio(against: Any) -> str:
 
 def plot(results: dict[str, Any], file: Path) -> None:
     """Draw how many times faster a step is than each peer's."""
-    import matplotlib
+    import figures  # matplotlib, which nothing else here needs
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+    with figures.style():
+        figure = figures.blank(7, 3.5)
+        axes = figure.subplots()
+        draw_ratios(axes, results["steps"][1:], (figures.BLUE, figures.ORANGE))
+        axes.axhline(1, color=figures.INK, linewidth=0.8)
+        axes.grid(visible=False, axis="x")
+        axes.set_ylabel("times faster (higher is better)")
+        axes.set_title(f"A step through jaxbp, {results['cores']} cores, jax {results['jax']}")
+        write(file, figures.png(figure))
 
-    figure, axes = plt.subplots(figsize=(7, 3.5), layout="constrained")
-    steps = results["steps"][1:]
-    for offset, key, label in (
-        (-0.2, "against_flax", "Flax + jax.grad"),
-        (0.2, "against_torch", "PyTorch"),
-    ):
-        drawn = [(i, s[key]) for i, s in enumerate(steps) if s[key] is not None]
-        if not drawn:
-            continue
-        places = [i + offset for i, _ in drawn]
-        heights = [a["ratio"] for _, a in drawn]
+
+def draw_ratios(axes: Any, steps: list[Any], colours: Sequence[str]) -> None:
+    """Draw each step's bars about its tick, one a peer that was there."""
+    peers = {"against_flax": "Flax + jax.grad", "against_torch": "PyTorch"}
+    drawn = [key for key in peers if any(step[key] for step in steps)]
+    for number, (key, colour) in enumerate(zip(drawn, colours, strict=False)):
+        offset = 0.4 * (number - (len(drawn) - 1) / 2)
+        ratios = [(i + offset, step[key]) for i, step in enumerate(steps) if step[key]]
+        heights = [a["ratio"] for _, a in ratios]
         errors = [
-            [max(0, a["ratio"] - a["low"]) for _, a in drawn],
-            [max(0, a["high"] - a["ratio"]) for _, a in drawn],
+            [max(0, a["ratio"] - a["low"]) for _, a in ratios],
+            [max(0, a["high"] - a["ratio"]) for _, a in ratios],
         ]
-        axes.bar(places, heights, 0.38, yerr=errors, capsize=3, label=f"against {label}")
-    axes.axhline(1, color="black", linewidth=0.8)
-    axes.set_xticks(range(len(steps)), [s["model"] for s in steps])
-    axes.set_ylabel("times faster a step")
-    axes.set_title(f"jaxbp on {results['cores']} cores, jax {results['jax']}")
-    axes.legend()
-    figure.savefig(file, dpi=150)
+        axes.bar(
+            [place for place, _ in ratios], heights, 0.38,
+            color=colour, yerr=errors, capsize=3, label=f"than {peers[key]}",
+        )  # fmt: skip
+    axes.set_xticks(range(len(steps)), [step["model"] for step in steps])
+    if drawn:
+        axes.legend()
 
 
 def main() -> int:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import fnmatch
+import importlib.util
 import json
 import statistics
 import sys
@@ -19,7 +20,6 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import chex
 import command
 import figures
 import jax
@@ -101,13 +101,19 @@ def numerical(check: Callable[[Callable[..., Any], list[Any]], None]) -> Checker
     return ask
 
 
+def check_with_chex(function: Callable[..., Any], floats: list[Any]) -> None:
+    """Ask chex, which nothing else here needs."""
+    import chex
+
+    chex.assert_numerical_grads(function, floats, 1, modes=("rev",))
+
+
+CHEX = "chex.assert_numerical_grads"
 CHECKERS: dict[str, Checker] = {
     "check_vjp": ask_check_vjp,
     "check_grads, order 1": numerical(lambda f, x: check_grads(f, x, 1, modes=("rev",))),
     "check_grads, order 2": numerical(lambda f, x: check_grads(f, x, 2, modes=("rev",))),
-    "chex.assert_numerical_grads": numerical(
-        lambda f, x: chex.assert_numerical_grads(f, x, 1, modes=("rev",))
-    ),
+    CHEX: numerical(check_with_chex),
 }
 
 
@@ -293,6 +299,8 @@ def main() -> int:
         return 0
     json_file, png_file = target("--json", args.json), target("--out", args.out)
     checkers = args.checker or list(CHECKERS)
+    if CHEX in checkers and importlib.util.find_spec("chex") is None:
+        raise BadInput(f"{CHEX}: chex is not installed; install jaxbp[test]")
     answers = examine(cases, checkers, args.seeds)
     rows = [row(name, answers) for name in checkers]
     print(table(rows))

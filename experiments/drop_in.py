@@ -26,7 +26,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from benchmark import rates
+from benchmark import Timing, rates
 from command import BadInput, Parser
 from others.case import Case
 from results import write
@@ -63,7 +63,7 @@ class Measured(NamedTuple):
     plain_ms: float
     fast_ms: float
     bound_ms: float  # all operations of the plain step at the rate of a large matrix product
-    speedup: tuple[float, float, float]  # quartiles of the rounds' ratios, the median in the middle
+    speedup: tuple[float, float, float]  # of the medians, between the quartiles of the rounds' own
     trace_ms: tuple[float, float]  # plain, accelerated
     compile_ms: tuple[float, float]
 
@@ -71,7 +71,9 @@ class Measured(NamedTuple):
 def parse() -> argparse.Namespace:
     """Read the command line."""
     parser = Parser(description=__doc__)
-    parser.add_argument("--only", nargs="+", choices=CASES, metavar="NETWORK", help=str([*CASES]))
+    parser.add_argument(
+        "--only", nargs="+", choices=CASES, metavar="NETWORK", help=", ".join(CASES)
+    )
     parser.add_argument("--rounds", type=command.positive_int, default=15)
     parser.add_argument("--no-time", action="store_true", help="hold the numbers, time nothing")
     parser.add_argument("--no-check", action="store_true", help="time only")
@@ -178,15 +180,13 @@ def times(case: Case, fast: Any, rounds: int) -> dict[str, Any]:
             seconds = time.perf_counter() - start
             if turn >= 2:  # the first two warm up
                 taken[which].append(1e3 * seconds)
-    plain_ms, fast_ms = taken
-    low, middle, high = statistics.quantiles(
-        [a / b for a, b in zip(plain_ms, fast_ms, strict=True)], n=4
-    )
+    timing = Timing({"plain": taken[0], "jaxbp": taken[1]})
+    faster: Any = timing.against("plain")
     return {
-        "plain_ms": statistics.median(plain_ms),
-        "fast_ms": statistics.median(fast_ms),
+        "plain_ms": timing.median("plain"),
+        "fast_ms": timing.median("jaxbp"),
         "bound_ms": 1e3 * flops[0] / rates()[0],
-        "speedup": (low, middle, high),
+        "speedup": (faster["low"], faster["ratio"], faster["high"]),
         "trace_ms": trace_times(case, fast),
         "compile_ms": tuple(compiled_ms),
     }
@@ -278,6 +278,8 @@ def row(m: Measured) -> str:
 def main() -> int:
     """Measure every network and print the table."""
     arguments = parse()
+    if arguments.rounds < 2:
+        raise BadInput("--rounds must be at least 2, for a spread")
     measured = []
     print(f"jax {jax.__version__}, {jax.devices()[0].device_kind}\n{HEADER}")
     for name in arguments.only or CASES:

@@ -332,7 +332,7 @@ def test_a_layer_with_another_init_is_what_it_was():
         assert (params["conv1"]["w"] == 9).all()
         program = jax.make_jaxpr(network.apply)(params, jnp.ones((1, 4, 4, 1)))
         assert "conv_relu_max_pool" in str(program)
-        again = replace(network, init=lambda key, shape: params)
+        again = replace(network, init=nines)
         assert again.layers == network.layers
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import command
 import pytest
+from matplotlib.figure import Figure
 
 from tests.experiments.conftest import users_environment
 
@@ -86,3 +87,16 @@ def test_a_run_without_peers_says_so_and_writes_json(tmp_path):
     assert step["ms"] > 0
     assert step["against_torch"] is None
     assert step["temporary_bytes"]["jaxbp"] > 0
+
+
+@pytest.mark.parametrize("there", [("flax",), ("torch",), ("flax", "torch")])
+def test_bars_stand_about_their_tick(benchmark, there):
+    ratio = {"ratio": 2.0, "low": 1.5, "high": 2.5}
+    step = {f"against_{peer}": ratio if peer in there else None for peer in ("flax", "torch")}
+    axes = Figure().subplots()
+    benchmark.draw_ratios(axes, [step | {"model": "lenet"}, step | {"model": "cnn"}], "rb")
+    centres = [bar.get_x() + bar.get_width() / 2 for bar in axes.patches]
+    assert len(centres) == 2 * len(there)
+    assert sum(centres[::2]) == pytest.approx(0)
+    assert sum(centres[1::2]) == pytest.approx(len(there))
+    assert len(set(centres)) == len(centres)

@@ -61,6 +61,18 @@ def test_bad_input_is_one_line_and_status_2(monkeypatch, capsys, options, said):
     assert len(err.splitlines()) == 1
 
 
+def test_without_chex(monkeypatch, capsys):
+    # None in sys.modules is how Python itself marks a module that cannot be imported.
+    monkeypatch.setitem(sys.modules, "chex", None)
+    monkeypatch.setattr(sys, "argv", ["checker_exam.py", "--cases", "square-factor"])
+    with pytest.raises(SystemExit) as leave:
+        command.run(checker_exam.main)
+    assert leave.value.code == 2
+    err = capsys.readouterr().err
+    assert "chex is not installed; install jaxbp[test]" in err
+    assert len(err.splitlines()) == 1
+
+
 def test_list_names_every_case(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["checker_exam.py", "--list", "--family", "pooling"])
     assert checker_exam.main() == 0
