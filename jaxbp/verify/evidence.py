@@ -89,15 +89,6 @@ class Evidence:
             answers.append(unpack(self.reference(*change(x, c))[self.leaf.part], self.leaf))
         return np.array(answers)
 
-    def outputs_of(self, c: Vector) -> list[np.ndarray]:
-        """A cotangent's parts, in the outputs' shapes (views into `c`)."""
-        parts, start = [], 0
-        for shape in self.outputs:
-            stop = start + int(np.prod(shape, dtype=int))
-            parts.append(c[start:stop].reshape(shape))
-            start = stop
-        return parts
-
 
 @dataclasses.dataclass(frozen=True)
 class Diagnosis:

@@ -121,7 +121,7 @@ def _column(check: Check) -> str:
 
 
 def _worst_precision(report: Report, paint: "_Paint") -> str:
-    """Give the largest ratio to autodiff's error, marked by what the check says of it."""
+    """Give the largest ratio of the precisions, marked by what the check says of it."""
     if not report.precisions:
         return f"{'-':>9}"
     worst = max(row.ratio for row in report.precisions)
@@ -301,7 +301,9 @@ def _precisions(precisions: Sequence[Precision], paint: _Paint) -> str:
         )
         for row in precisions
     ]
-    head = ("precision", "argument", "rule, ulps", "autodiff, ulps", "ratio")
+    # Autodiff may be exact by chance, so no rule is held to less than a floor.
+    ratio = "rule over autodiff or floor"
+    head = ("precision", "argument", "rule, ulps", "autodiff, ulps", ratio)
     return _aligned(head, rows, "<<>>>", paint)
 
 

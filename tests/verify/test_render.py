@@ -64,8 +64,8 @@ checked
   gradient   WRONG  1 of 2 arguments
   shard-map    -    not run: one device
 
-precision   argument  rule, ulps  autodiff, ulps  ratio
-  bfloat16  x               1.20            1.10   1.09
+precision   argument  rule, ulps  autodiff, ulps  rule over autodiff or floor
+  bfloat16  x               1.20            1.10                         1.09
 
 would be seen    one entry off by  all scaled by 1 +
   x                       1.2e-06            3.0e-07
