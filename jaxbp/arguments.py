@@ -42,8 +42,10 @@ def is_float(dtype: Any) -> bool:
 def floats(function: str, **values: Any) -> tuple[jax.Array, ...]:
     """Return the values as real floating arrays of one dtype; Python scalars take that dtype."""
     for name, value in values.items():
-        if not is_array(value) or not (
-            isinstance(value, int | float) or jnp.issubdtype(value.dtype, jnp.floating)
+        if (
+            isinstance(value, bool)
+            or not is_array(value)
+            or not (isinstance(value, int | float) or jnp.issubdtype(value.dtype, jnp.floating))
         ):
             raise reject(function, name, "a real floating array", describe(value), TypeError)
         if not isinstance(value, int | float) and not is_float(value.dtype):

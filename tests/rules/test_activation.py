@@ -355,7 +355,9 @@ def test_scalars(name):
 
 
 @pytest.mark.parametrize("name", ALL)
-@pytest.mark.parametrize("x", [[1.0], None, "x", jnp.arange(3), jnp.ones(3, complex)], ids=repr)
+@pytest.mark.parametrize(
+    "x", [[1.0], None, "x", True, jnp.arange(3), jnp.ones(3, complex)], ids=repr
+)
 def test_wrong_types(name, x):
     rule, _ = ALL[name]
     word = name.split(",")[0]
