@@ -15,6 +15,8 @@ from jaxbp.verify.trial import Trial
 ARBITRATED = 48
 """How many wrong entries of a leaf are put before finite differences."""
 DENSE = 3
+DOUBTFUL = 6
+"""How many of the questions in which a leaf is wrong are looked into."""
 
 
 def samples(trial: Trial, points: list[Vector], rng: np.random.Generator) -> list[Sample]:
@@ -67,15 +69,15 @@ def judge(
     """Findings for every leaf in which rule and reference are too far apart."""
     outcome = Outcome()
     arbiter = Arbiter(trial, rng)
-    unsure = []
+    unsure: dict[rounding.Excuse, list[str]] = {"constants": [], "unfelt": []}
     for leaf in trial.subject.leaves:
         verdict = _verdict(trial, arbiter, leaf, taken)
         outcome.notes += verdict.notes
         if verdict.sample is None:
             if leaf.size and not any(np.isfinite(s.expected[leaf.part]).any() for s in taken):
                 outcome.findings.append(_nothing_to_compare(leaf))
-            if verdict.excuse == "constants":
-                unsure.append(f"`{leaf.name}`")
+            if verdict.excuse in unsure:
+                unsure[verdict.excuse].append(f"`{leaf.name}`")
             continue
         outcome.findings.append(_finding(trial, leaf, verdict, taken, points, rng))
     outcome.findings = consequence.explained(trial, outcome.findings, points[-1])
@@ -83,8 +85,9 @@ def judge(
     ok = not outcome.findings
     blamed = ", ".join(f.argument or "" for f in outcome.findings)
     outcome.row("gradient", ok, counted if ok else f"wrong for {blamed}; {counted}")
-    if unsure:
-        outcome.notes.append(rounding.narrow_constants(", ".join(unsure)))
+    for how, said in (("constants", rounding.narrow_constants), ("unfelt", rounding.nothing_felt)):
+        if unsure[how]:
+            outcome.notes.append(said(", ".join(unsure[how])))
     return outcome
 
 
@@ -160,8 +163,12 @@ def _verdict(trial: Trial, arbiter: Arbiter, leaf: Leaf, taken: list[Sample]) ->
     wrong_samples.sort(key=lambda s: -_certainty(s, leaf))
     if not trial.subject.is_real:
         return Verdict(wrong_samples[0])
-    for sample in wrong_samples[:6]:
+    doubtful = 0
+    for sample in wrong_samples:
+        if doubtful == DOUBTFUL:
+            break
         how = trial.excuse(sample, leaf, arbiter.rng)
+        doubtful += how != "unfelt"  # which says nothing of the other questions
         if how is not None:
             verdict.excuse = how
             continue

@@ -6,7 +6,7 @@ is rounded to integers, stay as they were. Source: Parker, Monte Carlo Arithmeti
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import jax
@@ -39,7 +39,7 @@ _ROUNDED = {
 _TO_INTEGERS = {"ceil", "floor", "round", "sign"}
 
 
-Excuse = Literal["steps", "constants"]
+Excuse = Literal["steps", "constants", "unfelt"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,6 +78,53 @@ def explains(
         if not (error > allowed).any():
             return how
     return None
+
+
+def unfelt(
+    value: Callable[[Vector], Vector],
+    sample: Sample,
+    part: Leaf,
+    leaves: Sequence[Leaf],
+    along: Sequence[Vector],
+    eps: float,
+    rng: np.random.Generator,
+) -> bool:
+    """Whether two slopes differ by what no value shows, however far the argument is moved.
+
+    So it is for the start of an iteration that has converged: its slope is 1e-62, or simply none.
+    """
+    x, here = sample.x, value(sample.x)
+    # As far as anything here is large, lest a bias of 1e-20 beside ones be moved by no more.
+    sizes = [np.abs(here).max(initial=0.0)]
+    sizes += [np.abs(x[leaf.part]).max(initial=0.0) or 1.0 for leaf in leaves]
+    reach = float(np.max(sizes))
+    by_argument = part.argument >= 0
+    with np.errstate(invalid="ignore", over="ignore"):
+        largest = np.abs(sample.c * here).max(initial=0.0)
+        for direction in along:
+            largest *= np.abs(direction).max(initial=0.0)
+        # All entries together: each of a million of them may have little to say.
+        off = np.abs(sample.got - sample.expected)[part.part].sum()
+        if not off * reach ** (len(along) + by_argument) < eps * largest:
+            return False
+        moves = [reach * v for v in along]
+        if by_argument:
+            moves.append(np.zeros_like(x))
+            moves[-1][part.part] = reach * rng.uniform(0.5, 1.0, part.size)
+        room = ROUNDINGS * eps * np.abs(here)
+        return any(
+            bool(np.all(np.abs(value(x + way * move) - here) <= room))
+            for move in moves
+            for way in (1.0, -1.0)
+        )
+
+
+def nothing_felt(whose: str) -> str:
+    """What a report says of a disagreement about slopes that no value shows."""
+    return (
+        f"{whose}: rule and reference differ by less than the values' own rounding, however far "
+        "the argument is moved; errors smaller than that are not seen here"
+    )
 
 
 def narrow_constants(whose: str) -> str:

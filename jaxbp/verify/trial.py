@@ -313,6 +313,9 @@ class Trial:
         if None, on each of the `sides`. What is large beside the outputs, where the slope is nearly
         none as that of a saturated sigmoid, y(1 - y), is no rounding.
         """
+        value, leaves = self.plain.value, self.subject.leaves
+        if rounding.unfelt(value, sample, part, leaves, along, self.eps_plain, rng):
+            return "unfelt"
         with np.errstate(invalid="ignore", over="ignore"):
             outputs = np.nan_to_num(np.abs(sample.c * self.plain.value(sample.x)), posinf=0.0)
         largest = float(outputs.max(initial=0.0))

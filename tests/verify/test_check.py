@@ -59,6 +59,37 @@ def test_a_tiny_leaf_among_huge_ones_is_judged_by_itself():
     assert [f.argument for f in report.findings] == ["p['small']"]
 
 
+SOME = np.array([0.3, -1.0, 2.0], "float32")
+
+
+@pytest.mark.parametrize(
+    ("forward", "derivative", "x"),
+    [
+        (lambda x: 1e-30 * jnp.sin(x), lambda x: 2e-30 * jnp.cos(x), SOME),
+        (lambda x: 1e-37 * jnp.sin(x), lambda x: 0.0 * x, SOME),
+        (lambda x: 1e-12 * jnp.cos(x), lambda x: 0.0 * x, 0 * SOME),
+        (lambda x: jnp.cos(x), lambda x: jnp.sin(x), 1e-17 * SOME),
+        (lambda x: 1.0 + x**2, lambda x: x, 1e-30 * SOME),
+        (lambda x: jnp.mean(x**2), lambda x: x / x.size, np.tile(SOME, 7000)),
+    ],
+    ids=["sine", "nearly-none", "at-zero", "tiny-argument", "beside-one", "mean"],
+)
+def test_truly_small_gradients_are_judged(forward, derivative, x):
+    wrong = rule(forward, lambda r, dy: (dy * derivative(r[0]),))
+    assert not check_vjp(wrong, x, checks=("gradient",)).ok
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e20])
+def test_what_is_tiny_beside_another_argument_is_judged(scale):
+    def forward(a, b):
+        return scale * jnp.sin(a) + b
+
+    wrong = rule(forward, lambda r, dy: (scale * dy * jnp.cos(r[0]), 2 * dy))
+    a = normal(3)
+    report = check_vjp(wrong, a, a * (1e-20 if scale == 1 else 1e-3), checks=("gradient",))
+    assert [f.argument for f in report.findings] == ["b"]
+
+
 def test_a_rule_inside_an_ordinary_function_is_compared_with_its_primal():
     wrong = layer_rule(lambda dx, dw, dy: (dx, 3 * dw))
     public = jax.jit(lambda x, w: {"y": wrong(x, w) + 1, "n": x.shape[0]})

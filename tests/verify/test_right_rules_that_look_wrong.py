@@ -91,3 +91,31 @@ def test_what_the_backend_cannot_run_is_undecided():
     assert report.ok, str(report)
     undecided = [c.detail for c in report.checks if c.ok is None]
     assert any("this backend cannot run" in detail for detail in undecided)
+
+
+@pytest.mark.parametrize("size", [1.0, 1e-30])
+@pytest.mark.parametrize(
+    ("step", "slope"),
+    [
+        (lambda x: 0.5 * jnp.tanh(x), lambda x: 0.5 / jnp.cosh(x) ** 2),
+        (lambda x: x / 2, lambda _: 0.5),
+    ],
+    ids=["tanh", "linear"],
+)
+def test_the_start_of_a_converged_iteration_may_have_no_cotangent(step, slope, size):
+    def solve(p, start):
+        return jax.lax.fori_loop(0, 200, lambda _, x: step(x) + p, start)
+
+    def forward(p, start):
+        return size * solve(p, start)
+
+    def fwd(p, start):
+        x = solve(p, start)
+        return size * x, x
+
+    def bwd(x, dy):
+        return size * dy / (1 - slope(x)), jnp.zeros_like(x)
+
+    report = check_vjp(rule(forward, bwd, fwd), jnp.array([0.1, -0.1, 0.6]), jnp.zeros(3))
+    assert report.ok, str(report)
+    assert any("`start`" in note and "rounding" in note for note in report.notes)
