@@ -16,21 +16,22 @@ def another_point(subject: Subject, rng: np.random.Generator, spread: float) -> 
 
 
 def with_zeros(subject: Subject, rng: np.random.Generator) -> Vector:
-    """About a quarter of the entries zero, but those of matrices that would lose a promise."""
-    keep = rng.random(subject.x.shape) > 0.25
-    for leaf in subject.leaves:
-        if is_positive_definite(unpack(subject.x[leaf.part], leaf)):
-            keep[leaf.part] = True
-    return subject.x * keep
+    """About a quarter of the entries zero, as far as what is promised allows."""
+    x = subject.x
+    return pack([_zeroed(unpack(x[leaf.part], leaf), rng) for leaf in subject.leaves])
+
+
+def enlarged(subject: Subject, factor: float) -> Vector:
+    """Everything so many times as large, but for what sums to one."""
+    parts = [unpack(subject.x[leaf.part], leaf) for leaf in subject.leaves]
+    return pack([v if _axis_of_ones(v) is not None else factor * v for v in parts])
 
 
 def is_positive_definite(v: np.ndarray) -> bool:
     """Whether each of the matrices is symmetric, with positive eigenvalues alone."""
-    if v.ndim < 2 or v.shape[-1] != v.shape[-2] or v.shape[-1] < 2 or not v.size:
+    if not v.size or v.dtype.kind == "c" or not np.all(np.isfinite(v)):
         return False
-    if v.dtype.kind == "c" or not np.all(np.isfinite(v)):
-        return False
-    return bool(np.array_equal(v, np.swapaxes(v, -1, -2)) and np.linalg.eigvalsh(v).min() > 0)
+    return _is_symmetric(v) and bool(np.linalg.eigvalsh(v).min() > 0)
 
 
 def last_bits(v: Vector, rng: np.random.Generator, eps: float) -> Vector:
@@ -79,22 +80,65 @@ def _moved(v: np.ndarray, rng: np.random.Generator, spread: float) -> np.ndarray
     return _with_promises(v, moved)
 
 
+def _zeroed(v: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    keep = rng.random(v.shape) > 0.25
+    if is_positive_definite(v):
+        return v
+    if _is_symmetric(v):
+        keep &= np.swapaxes(keep, -1, -2)
+    if _order(v):  # only what is nearest to zero can be zero and stay in its place
+        least = np.argmin(np.abs(v), axis=-1, keepdims=True)
+        keep = np.arange(v.shape[-1]) != least
+    zeroed = v * keep
+    axis = _axis_of_ones(v)
+    if axis is not None:
+        sums = zeroed.sum(axis=axis, keepdims=True)
+        zeroed = np.divide(zeroed, sums, out=v.copy(), where=sums > 0)
+    return zeroed
+
+
 def _with_promises(v: np.ndarray, moved: np.ndarray) -> np.ndarray:
-    for axis in reversed(range(v.ndim)):
-        sums = v.sum(axis=axis)
-        if v.shape[axis] > 1 and np.all(v >= 0) and np.allclose(sums, 1.0, rtol=1e-5):
-            return moved / moved.sum(axis=axis, keepdims=True)
-    if v.ndim and v.shape[-1] > 3 and np.all(np.diff(v, axis=-1) > 0):
-        return np.sort(moved, axis=-1)
-    if v.ndim >= 2 and v.shape[-1] == v.shape[-2] and v.shape[-1] > 1:
-        if np.array_equal(v, np.swapaxes(v, -1, -2)):
+    axis = _axis_of_ones(v)
+    if axis is not None:
+        return moved / moved.sum(axis=axis, keepdims=True)
+    if v.ndim >= 2 and v.shape[-1] == v.shape[-2] > 1:
+        if _is_symmetric(v):
             if is_positive_definite(v):
                 moved = _changed_both_ways(v, moved - v)
             moved = (moved + np.swapaxes(moved, -1, -2)) / 2.0
         for triangle in (np.tril, np.triu):
             if np.array_equal(v, triangle(v)):
                 moved = triangle(moved)
-    return moved
+    order = _order(v)
+    return order * np.sort(order * moved, axis=-1) if order else moved
+
+
+def _axis_of_ones(v: np.ndarray) -> int | None:
+    """The last axis along which everything is positive and sums to one."""
+    for axis in reversed(range(v.ndim)):
+        if v.shape[axis] > 1 and np.all(v >= 0) and np.allclose(v.sum(axis=axis), 1.0, rtol=1e-5):
+            return axis
+    return None
+
+
+def _order(v: np.ndarray) -> int:
+    """1 where every row rises, -1 where every row falls, else 0.
+
+    Even of two numbers alone: bounds and knots need it, and others lose nothing. The rows of a
+    small matrix rise by chance.
+    """
+    enough = 2 if v.ndim == 1 else 4
+    if v.dtype.kind == "c" or not v.ndim or not v.size or v.shape[-1] < enough:
+        return 0
+    if _is_symmetric(v):
+        return 0
+    steps = np.diff(v, axis=-1)
+    return int(np.all(steps > 0)) - int(np.all(steps < 0))
+
+
+def _is_symmetric(v: np.ndarray) -> bool:
+    square = v.ndim >= 2 and v.shape[-1] == v.shape[-2] > 1
+    return square and bool(np.array_equal(v, np.swapaxes(v, -1, -2)))
 
 
 def _changed_both_ways(v: np.ndarray, change: np.ndarray) -> np.ndarray:

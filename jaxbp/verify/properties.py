@@ -354,7 +354,7 @@ def finite(trial: Trial, rng: np.random.Generator) -> Outcome:
     truth = trial.remember("truth-as-given", lambda: trial.as_given(trial.truth_fn))
     probes = (
         ("the given arguments", x),
-        ("arguments of size 1e4", trial.rounded(x * HUGE)),
+        ("arguments of size 1e4", trial.rounded(data.enlarged(trial.subject, HUGE))),
         ("some entries zero", trial.rounded(data.with_zeros(trial.subject, rng))),
     )
     for label, probe in probes:

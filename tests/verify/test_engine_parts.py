@@ -16,9 +16,9 @@ from tests.verify.rules import normal
 LEAF = Leaf("x", 0, (3,), np.dtype(float), 0, 3)
 
 
-def moved(value, spread=0.3):
+def moved(value, spread=0.3, seed=0):
     subject = Subject(lambda x: x, (jnp.asarray(value),), {})
-    x = data.another_point(subject, np.random.default_rng(0), spread)
+    x = data.another_point(subject, np.random.default_rng(seed), spread)
     return x.reshape(np.shape(value))
 
 
@@ -40,8 +40,50 @@ def test_new_data_keep_what_the_given_ones_promise():
         assert np.linalg.eigvalsh(other).min() > 0
         assert not np.allclose(other, positive, rtol=1e-3)
     np.testing.assert_array_equal(moved(np.tril(square)), np.tril(moved(np.tril(square))))
-    assert (np.diff(moved(np.arange(6.0, dtype="float32") + 1)) > 0).all()
+    for rising in ([1.0, 2, 3, 4, 5, 6], [0.5, 1, 3], [-1.0, 2], [[0.0, 1, 2, 4], [2, 5, 7, 8]]):
+        for way in (1, -1):
+            rows = way * np.asarray(rising, "float32")
+            assert all((way * np.diff(moved(rows, 0.7, seed)) > 0).all() for seed in range(9))
     assert (moved(np.ones(5, "float32")) > 0).all()
+
+
+def zeroed(value, seed):
+    subject = Subject(lambda x: x, (jnp.asarray(value),), {})
+    x = data.with_zeros(subject, np.random.default_rng(seed))
+    return x.reshape(np.shape(value))
+
+
+@pytest.mark.parametrize("seed", range(9))
+def test_zeros_among_the_data_break_no_promise_either(seed):
+    for rising in (
+        [1.0, 2, 3, 4, 5],
+        [-2.0, -1, 0.5, 3],
+        [0.5, 3],
+        [-1.0, 1],
+        [[1.0, 2, 3, 4], [-2, 1, 2, 3]],
+    ):
+        for way in (1, -1):
+            rows = zeroed(way * np.asarray(rising, "float32"), seed)
+            assert (way * np.diff(rows) > 0).all()
+            assert (rows == 0).any()
+    for shape, axis in (((3, 4), -1), ((2, 2), -1), ((4, 3), 0)):
+        rows = np.random.default_rng(1).dirichlet(np.ones(shape[axis]), shape[1 + axis])
+        rows = np.asarray(rows if axis else rows.T, "float32")
+        np.testing.assert_allclose(zeroed(rows, seed).sum(axis), 1.0, rtol=1e-6)
+    square = np.asarray(normal(3, 3))
+    symmetric = zeroed(square + square.T, seed)
+    np.testing.assert_array_equal(symmetric, symmetric.T)
+    lower = zeroed(np.tril(square), seed)
+    np.testing.assert_array_equal(lower, np.tril(lower))
+    assert (zeroed(np.asarray(normal(40)), seed) == 0).any()
+
+
+def test_what_sums_to_one_is_not_made_larger():
+    rows = np.random.default_rng(1).dirichlet(np.ones(4), 3).astype("float32")
+    subject = Subject(lambda p, x: p + x, (rows, normal(3, 4)), {})
+    larger = data.enlarged(subject, 100.0)
+    np.testing.assert_array_equal(larger[:12], subject.x[:12])
+    np.testing.assert_array_equal(larger[12:], 100.0 * subject.x[12:])
 
 
 def test_new_data_leave_ties_and_symmetries():
