@@ -7,7 +7,7 @@ a kink is no rounding error; autodiff is held to its own formula in the same way
 import jax.numpy as jnp
 import numpy as np
 
-from jaxbp.verify import data
+from jaxbp.verify import comparison, data
 from jaxbp.verify.outcome import Outcome
 from jaxbp.verify.report import Finding, Precision
 from jaxbp.verify.subject import Leaf, Pullback, Vector, pack
@@ -100,7 +100,9 @@ def _in_dtype(
                 )
             )
     if not figures:
-        outcome.row(name, None, "autodiff itself overflows")
+        outcome.row(
+            name, None, "autodiff itself overflows, or the truth is zero: no digits to lose"
+        )
         return []
     worst = max(figures, key=lambda f: f.ratio)
     outcome.row(
@@ -128,6 +130,8 @@ def _errors(
         rounded = pack(trial.subject.cast(x, dtype))
         if not np.all(np.isfinite(rounded)):
             continue
+        here: list[tuple[Leaf, bool, tuple[float, float, float]]] = []
+        cancelled: set[str] = set()
         for question in range(2 * QUESTIONS):
             c = data.cotangent(rng, trial.output_size)
             one_sign = question % 2 == 1
@@ -140,19 +144,25 @@ def _errors(
             for _ in range(3):
                 near = exact(data.last_bits(rounded, rng, finest), data.last_bits(c, rng, finest))
                 moved = np.fmax(moved, np.abs(near - truth))
+            noise = comparison.spread(exact, rounded, c, float(np.finfo(np.float64).eps), rng)
             for leaf in trial.subject.leaves:
                 own = dtype or str(leaf.dtype)
                 if not leaf.size or _out_of_range(truth[leaf.part], own):
                     continue
                 eps = float(jnp.finfo(own).eps)
-                found.setdefault((leaf.name, one_sign), []).append(
-                    (
-                        _ulps(got, truth, leaf, eps),
-                        _ulps(theirs, autodiff_truth, leaf, eps),
-                        _conditioned(got, truth, moved, leaf, eps),
-                    )
+                # What is zero but for float64's own rounding is no unit to count errors in.
+                if _rms(noise[leaf.part]) > eps * _rms(truth[leaf.part]):
+                    cancelled.add(leaf.name)
+                errors = (
+                    _ulps(got, truth, leaf, eps),
+                    _ulps(theirs, autodiff_truth, leaf, eps),
+                    _conditioned(got, truth, moved, leaf, eps),
                 )
-    errors = {}
+                here.append((leaf, one_sign, errors))
+        for leaf, one_sign, errors in here:
+            if leaf.name not in cancelled:
+                found.setdefault((leaf.name, one_sign), []).append(errors)
+    medians_of = {}
     for leaf in trial.subject.leaves:
         medians = [
             tuple(float(v) for v in np.median(np.array(entries), axis=0))
@@ -160,8 +170,8 @@ def _errors(
             if name == leaf.name
         ] or [(0.0, np.inf, 0.0)]
         floor = FLOORS.get(dtype or str(leaf.dtype), 1.0)
-        errors[leaf.name] = max(medians, key=lambda m, floor=floor: m[0] / max(m[1], floor))  # type: ignore[misc]
-    return errors  # type: ignore[return-value]
+        medians_of[leaf.name] = max(medians, key=lambda m, floor=floor: m[0] / max(m[1], floor))  # type: ignore[misc]
+    return medians_of  # type: ignore[return-value]
 
 
 def _finest_eps(trial: Trial, dtype: str | None) -> float:
@@ -187,12 +197,16 @@ def _out_of_range(truth: Vector, dtype: str) -> bool:
     return not size < 0.1 * top or size < 1e3 * float(jnp.finfo(dtype).tiny)
 
 
+def _rms(v: Vector) -> float:
+    return float(np.sqrt(np.mean(v**2)))
+
+
 def _ulps(got: Vector, truth: Vector, leaf: Leaf, eps: float) -> float:
     error, size = got[leaf.part] - truth[leaf.part], truth[leaf.part]
-    scale = float(np.sqrt(np.mean(size**2)))
+    scale = _rms(size)
     if not np.all(np.isfinite(error)):
         return float("inf")
-    return float(np.sqrt(np.mean(error**2))) / (eps * scale) if scale > 0 else 0.0
+    return _rms(error) / (eps * scale) if scale > 0 else 0.0
 
 
 def _conditioned(got: Vector, truth: Vector, moved: Vector, leaf: Leaf, eps: float) -> float:
@@ -201,6 +215,6 @@ def _conditioned(got: Vector, truth: Vector, moved: Vector, leaf: Leaf, eps: flo
     if not np.all(np.isfinite(error)):
         return float("inf")
     size = np.abs(truth[leaf.part])
-    unit = eps * (size + float(np.sqrt(np.mean(size**2)))) + moved[leaf.part]
+    unit = eps * (size + _rms(size)) + moved[leaf.part]
     ratio = np.divide(error, unit, out=np.zeros_like(error), where=unit > 0)
     return float(np.sqrt(np.mean(ratio**2)))

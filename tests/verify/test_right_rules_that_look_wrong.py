@@ -119,3 +119,40 @@ def test_the_start_of_a_converged_iteration_may_have_no_cotangent(step, slope, s
     report = check_vjp(rule(forward, bwd, fwd), jnp.array([0.1, -0.1, 0.6]), jnp.zeros(3))
     assert report.ok, str(report)
     assert any("`start`" in note and "rounding" in note for note in report.notes)
+
+
+def similarity(a, b):
+    return jnp.sum(a * b) / (jnp.linalg.norm(a) * jnp.linalg.norm(b))
+
+
+def similarity_bwd(residuals, dy):
+    a, b = residuals
+    na, nb = jnp.linalg.norm(a), jnp.linalg.norm(b)
+    c = jnp.sum(a * b) / (na * nb)
+    return dy * (b / (na * nb) - c * a / na**2), dy * (a / (na * nb) - c * b / nb**2)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_gradient_that_is_zero_but_for_rounding_is_no_measure_of_precision(seed):
+    a = jnp.asarray(np.random.default_rng(0).normal(size=4), "float32")
+    a = a / jnp.linalg.norm(a)
+    parallel = check_vjp(
+        rule(similarity, similarity_bwd), a, 2 * a, seed=seed, checks=("precision",)
+    )
+    assert parallel.ok, str(parallel)
+    assert any(p.dtype == "float32" for p in parallel.precisions)  # measured away from there
+
+
+def test_a_leaf_whose_cotangent_is_always_zero_has_no_digits_to_lose():
+    def centred(x, b):
+        y = x + b
+        return y - jnp.mean(y)
+
+    def bwd(_, dy):
+        return dy - jnp.mean(dy), jnp.sum(100 * dy - 99 * dy - jnp.mean(dy))
+
+    for seed in range(3):
+        report = check_vjp(
+            rule(centred, bwd), normal(7), jnp.float32(0.3), seed=seed, checks=("precision",)
+        )
+        assert report.ok, str(report)
