@@ -69,15 +69,15 @@ def judge(
     """Findings for every leaf in which rule and reference are too far apart."""
     outcome = Outcome()
     arbiter = Arbiter(trial, rng)
-    unsure: dict[rounding.Excuse, list[str]] = {"constants": [], "unfelt": []}
+    unsure: dict[rounding.Excuse, list[str]] = {}
     for leaf in trial.subject.leaves:
         verdict = _verdict(trial, arbiter, leaf, taken)
         outcome.notes += verdict.notes
         if verdict.sample is None:
             if leaf.size and not any(np.isfinite(s.expected[leaf.part]).any() for s in taken):
                 outcome.findings.append(_nothing_to_compare(leaf))
-            if verdict.excuse in unsure:
-                unsure[verdict.excuse].append(f"`{leaf.name}`")
+            if verdict.excuse is not None:
+                unsure.setdefault(verdict.excuse, []).append(f"`{leaf.name}`")
             continue
         outcome.findings.append(_finding(trial, leaf, verdict, taken, points, rng))
     outcome.findings = consequence.explained(trial, outcome.findings, points[-1])
@@ -85,9 +85,10 @@ def judge(
     ok = not outcome.findings
     blamed = ", ".join(f.argument or "" for f in outcome.findings)
     outcome.row("gradient", ok, counted if ok else f"wrong for {blamed}; {counted}")
-    for how, said in (("constants", rounding.narrow_constants), ("unfelt", rounding.nothing_felt)):
-        if unsure[how]:
-            outcome.notes.append(said(", ".join(unsure[how])))
+    if "constants" in unsure:
+        outcome.notes.append(rounding.narrow_constants(", ".join(unsure["constants"])))
+    if "unfelt" in unsure:
+        outcome.notes.append(rounding.nothing_felt(", ".join(unsure["unfelt"])))
     return outcome
 
 
@@ -227,6 +228,21 @@ def _nothing_to_compare(leaf: Leaf) -> Finding:
         "or infinities among the arguments?",
         "undecided",
     )
+
+
+def overrules_the_reference(trial: Trial, taken: list[Sample], rng: np.random.Generator) -> bool:
+    """Whether finite differences side with the rule where the reference's own gradient is another.
+
+    It is no judge of the rule's derivative then.
+    """
+    arbiter = Arbiter(trial, rng)
+    for leaf in trial.subject.leaves:
+        if any(sample.wrong(leaf).any() for sample in taken):
+            verdict = _verdict(trial, arbiter, leaf, taken)
+            sides = verdict.sample is None and verdict.excuse is None
+            if sides or verdict.side == "reference":
+                return True
+    return False
 
 
 def _certainty(sample: Sample, leaf: Leaf) -> float:

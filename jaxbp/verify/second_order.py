@@ -1,13 +1,14 @@
 """The rule's own derivative: gradient of gradient, and forward over reverse, in float64."""
 
 import dataclasses
+import itertools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from jaxbp.verify import comparison, data
+from jaxbp.verify import comparison, data, gradient
 from jaxbp.verify.outcome import Outcome, numbers
 from jaxbp.verify.report import Finding
 from jaxbp.verify.subject import (
@@ -73,6 +74,11 @@ def check(trial: Trial, points: list[Vector], rng: np.random.Generator) -> Outco
     if not trial.has_rule and not trial.explicit:
         outcome.row(name, None, "autodiff is its own reference here")
         return outcome
+    away = (points[1:] or points)[:2]
+    first = [trial.compare(x, trial.cotangent(rng), rng, "first order") for x in away]
+    if gradient.overrules_the_reference(trial, first, rng):
+        _by_differences(trial, away, rng, outcome)
+        return outcome
     for make, label in (
         (reverse_over_reverse, "gradient of gradient"),
         (forward_over_reverse, "forward over reverse"),
@@ -107,16 +113,7 @@ def _compare(
     subject = trial.subject
     extended = [*subject.leaves]
     if label == "gradient of gradient":
-        extended.append(
-            Leaf(
-                "the incoming cotangent",
-                -1,
-                (trial.output_size,),
-                np.dtype(float),
-                subject.size,
-                subject.size + trial.output_size,
-            )
-        )
+        extended.append(_incoming(trial))
     away = points[1:] or points
     for x in away[:2]:
         c = trial.cotangent(rng)
@@ -171,6 +168,64 @@ def _compare(
                 _found(trial, sample, part, leaf.name, u, label, outcome, rng)
 
 
+def _incoming(trial: Trial) -> Leaf:
+    start, count = trial.subject.size, trial.output_size
+    name = "the incoming cotangent"
+    return Leaf(name, -1, (count,), np.dtype(float), start, start + count)
+
+
+def _by_differences(
+    trial: Trial, points: list[Vector], rng: np.random.Generator, outcome: Outcome
+) -> None:
+    """The rule's derivative against differences of its own cotangents, which need no reference."""
+    name, leaves = "second-order", trial.subject.leaves
+    why = "the reference's first order is wrong already"
+    asked = 0
+    for make, label in (
+        (reverse_over_reverse, "gradient of gradient"),
+        (forward_over_reverse, "forward over reverse"),
+    ):
+        rule = _remembered(trial, trial.rule, make)
+        backwards = make is reverse_over_reverse
+        parts = [*leaves, _incoming(trial)] if backwards else leaves
+        for x, leaf, part in itertools.product(points, leaves, parts):
+            c, u = trial.cotangent(rng), _random_on(leaf, trial, rng)
+            try:
+                answer = rule.at(u)(x, c)
+            except Exception as raised:
+                outcome.row(name, None, f"the rule cannot be differentiated again: {_said(raised)}")
+                return
+            if part.argument >= 0:
+                some = _random_on(part, trial, rng)
+                # Backwards it is asked how <VJP, u> rises along `some`, else the other way round.
+                slope = _slope(trial.rule, x, c, *((some, u) if backwards else (u, some)))
+                value, error = slope.value, 10 * slope.error
+            else:  # linear in it: its slope along another cotangent is the VJP for that one
+                some = rng.normal(size=part.size)
+                value, error = float(np.dot(trial.rule(x, some), u)), 0.0
+                some = np.concatenate([np.zeros_like(x), some])
+            mine = float(np.dot(answer[part.part], some[part.part]))
+            size = max(abs(mine), abs(value))
+            if not np.isfinite(error) or error > 0.1 * size:
+                continue
+            asked += 1
+            if abs(mine - value) > error + 1e-5 * size:
+                whose, by = (leaf, part) if backwards else (part, leaf)
+                found = _finding(whose.name, by, label, got=mine, expected=value)
+                outcome.found(found, f"wrong for {whose.name}, {label}, by differences: {why}")
+                return
+    if asked:
+        outcome.row(name, True, f"{why}; {asked} slopes agree with the rule's own differences")
+    else:
+        outcome.row(name, None, f"{why}, and differences of the rule itself cannot tell")
+
+
+def _random_on(leaf: Leaf, trial: Trial, rng: np.random.Generator) -> Vector:
+    v = np.zeros(trial.subject.size)
+    v[leaf.part] = rng.normal(size=leaf.size)
+    return _along_promises(trial, v)
+
+
 def _along_promises(trial: Trial, v: Vector) -> Vector:
     """The vector, of a positive definite matrix's part what is symmetric.
 
@@ -213,15 +268,19 @@ def _found(
             "must be; autodiff of the reference is not (an index out of bounds does that)"
         )
         return
+    outcome.found(
+        _finding(blamed, part, label, **numbers(sample, part)),
+        f"wrong for {blamed}, {label}",
+    )
+
+
+def _finding(blamed: str, part: Leaf, label: str, **place: object) -> Finding:
     message = (
         f"the cotangent of `{blamed}` is right, but its own derivative by {_by(part)} is not "
         f"({label}): is something in fwd or bwd detached (stop_gradient, a residual computed "
         "outside fwd), or a residual not a function of the arguments?"
     )
-    outcome.found(
-        Finding("second-order", blamed, "second-order", message, "rule", **numbers(sample, part)),  # type: ignore[arg-type]
-        f"wrong for {blamed}, {label}",
-    )
+    return Finding("second-order", blamed, "second-order", message, "rule", **place)  # type: ignore[arg-type]
 
 
 def _is_the_first_order(
@@ -251,16 +310,7 @@ def _finite_difference(
     weights: Vector,
 ) -> str:
     """Who is right about <answer, some>, which is the slope of <VJP, weights> along a direction."""
-    x, c, used = sample.x, sample.c, along != 0
-    size = float(np.sqrt(np.mean(x[used] ** 2))) or 1.0
-
-    def slope(h: float) -> float:
-        above, below = trial.truth(x + h * along, c), trial.truth(x - h * along, c)
-        return float(np.dot(above - below, weights) / (2 * h))
-
-    steps = [slope(size * h) for h in (1e-3, 5e-4, 2.5e-4)]
-    value = (4 * steps[2] - steps[1]) / 3
-    error = 4 * abs(value - (4 * steps[1] - steps[0]) / 3) + 1e-6 * abs(value)
+    value, error, turns = _slope(trial.truth, sample.x, sample.c, along, weights)
     mine = float(np.dot(sample.got[part.part], some[part.part]))
     theirs = float(np.dot(sample.expected[part.part], some[part.part]))
     if not np.isfinite(value):
@@ -268,8 +318,30 @@ def _finite_difference(
     if abs(mine - value) <= error < abs(theirs - value):
         return "rule"
     if min(abs(mine - value), abs(theirs - value)) > error:
-        return "kink" if abs(steps[2] - steps[1]) > 0.1 * abs(steps[1]) else "undecided"
+        return "kink" if turns else "undecided"
     return "reference"
+
+
+class _Slope(NamedTuple):
+    """That of <VJP, weights> along a direction."""
+
+    value: float
+    error: float
+    turns: bool
+    """Whether it changes much as the step shrinks."""
+
+
+def _slope(vjp: comparison.Vjp, x: Vector, c: Vector, along: Vector, weights: Vector) -> _Slope:
+    size = float(np.sqrt(np.mean(x[along != 0] ** 2))) or 1.0
+
+    def slope(h: float) -> float:
+        above, below = vjp(x + h * along, c), vjp(x - h * along, c)
+        return float(np.dot(above - below, weights) / (2 * h))
+
+    steps = [slope(size * h) for h in (1e-3, 5e-4, 2.5e-4)]
+    value = (4 * steps[2] - steps[1]) / 3
+    error = 4 * abs(value - (4 * steps[1] - steps[0]) / 3) + 1e-6 * abs(value)
+    return _Slope(value, error, abs(steps[2] - steps[1]) > 0.1 * abs(steps[1]))
 
 
 def _said(error: Exception) -> str:

@@ -348,3 +348,31 @@ def test_a_rule_that_relies_on_sorted_knots_is_not_asked_about_equal_ones(seed):
     fn = rule(lambda x, knots, heights: jnp.interp(x, knots, heights), interpolation_bwd)
     report = check_vjp(fn, x, knots, normal(5), seed=seed, checks=("nan",))
     assert report.ok, str(report)
+
+
+def sine_with_twice_its_derivative():
+    sine = jax.custom_jvp(jnp.sin)
+    sine.defjvp(lambda p, t: (jnp.sin(p[0]), 2 * jnp.cos(p[0]) * t[0]))
+    return sine
+
+
+stopped = jax.lax.stop_gradient
+
+
+@pytest.mark.parametrize(
+    ("forward", "bwd", "right"),
+    [
+        (sine_with_twice_its_derivative(), lambda r, dy: (dy * jnp.cos(r[0]),), True),
+        (sine_with_twice_its_derivative(), lambda r, dy: (dy * jnp.cos(stopped(r[0])),), False),
+        (sine_with_twice_its_derivative(), lambda r, dy: (stopped(dy) * jnp.cos(r[0]),), False),
+        (lambda x: x * stopped(x), lambda r, dy: (2 * dy * r[0],), True),
+        (lambda x: x * stopped(x), lambda r, dy: (2 * dy * stopped(r[0]),), False),
+    ],
+)
+def test_a_reference_that_is_wrong_already_is_no_judge_of_second_order(forward, bwd, right):
+    checks = ("gradient", "second-order")
+    report = check_vjp(rule(forward, bwd), jnp.arange(1.0, 4.0), checks=checks)
+    assert words(report) == (set() if right else {("x", "second-order")})
+    row = next(c for c in report.checks if c.name == "second-order")
+    assert row.ok is right
+    assert "the reference's first order is wrong already" in row.detail
