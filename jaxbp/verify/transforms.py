@@ -1,6 +1,7 @@
 """The rule under `jit`, `vmap`, `scan`, `remat` and `shard_map`, each against the plain call."""
 
 import itertools
+import textwrap
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -19,6 +20,8 @@ from jaxbp.verify.trial import Trial
 BATCH = 2
 MOST_SUBSETS = 31
 """All of five arguments; of more, each alone and all together."""
+SAID = 480
+"""So many characters of what JAX says are passed on."""
 DEVICES = 2
 """What goes wrong only over several devices goes wrong over two."""
 
@@ -90,9 +93,12 @@ class Composition:
         arguments: tuple[Leaves, Leaves, Leaves],
         expected: list[tuple[Vector, Vector]],
         blames: str | None = None,
+        members: list[Vector] | None = None,
     ) -> None:
         self.blames = blames
         """The argument to name when it raises: the only one that is batched."""
+        self.members = members
+        """The points of a batch that is differentiated as one."""
         self.name, self.transformed = name, transformed
         self.arguments, self.expected = arguments, expected
 
@@ -168,7 +174,8 @@ def _judge(s: Situation, kind: str, compositions: list[Composition], outcome: Ou
                     kind,
                     leaf.name,
                     kind,
-                    f"under {composition.name} the cotangent differs from the plain call's",
+                    f"under {composition.name} the cotangent differs from the plain call's"
+                    + _counted_for_each_example(s, composition),
                     "rule",
                     **fields,  # type: ignore[arg-type]
                 ),
@@ -176,6 +183,43 @@ def _judge(s: Situation, kind: str, compositions: list[Composition], outcome: Ou
             )
             return
     outcome.row(kind, True, "; ".join(names[:4]) + (" …" if len(names) > 4 else ""))
+
+
+def _counted_for_each_example(s: Situation, composition: Composition) -> str:
+    """Why it is wrong, if all is right but for outputs that are the same throughout the batch.
+
+    vmap of jax 0.10.1 gives each example the whole cotangent of such an output, and sums.
+    """
+    members = composition.members
+    if members is None:
+        return ""
+    shared, start, keep = [], 0, np.ones(s.trial.output_size)
+    values = [s.rule.value(x) for x in members]
+    for number, out in enumerate(s.rule.outputs()):
+        part = slice(start, start + int(np.prod(out.shape, dtype=int)))
+        start = part.stop
+        if all(np.array_equal(values[0][part], v[part]) for v in values):
+            shared.append(number)
+            keep[part] = 0.0
+    if not shared:
+        return ""
+    without = [s.rule.cotangents(c * keep) for c in s.cotangents]
+    stacked = [np.stack(parts) for parts in zip(*without, strict=True)]
+    again = Composition(
+        composition.name,
+        composition.transformed,
+        (*composition.arguments[:2], stacked),
+        [s.answered(s.rule, x, c * keep) for x, c in zip(members, s.cotangents, strict=True)],
+    )
+    answer, error = _alone(s, again)
+    if error is not None or _first_wrong(s, again, answer) is not None:
+        return ""
+    which = ", ".join(map(str, shared))
+    return (
+        f": output {which} depends on nothing that is mapped over and is not batched, and this "
+        "version of JAX counts its cotangent once for each example (let it depend on all "
+        "arguments, or compute it outside of the rule)"
+    )
 
 
 def _value_is_wrong(s: Situation, outcome: Outcome) -> bool:
@@ -241,7 +285,7 @@ def _raised(
 ) -> None:
     """What raises is refused, not wrong: it is a finding where the reference can do it."""
     lines = str(error).strip().splitlines() or [""]
-    said = f"{type(error).__name__}: {lines[0][:240]}"
+    said = textwrap.shorten(f"{type(error).__name__}: {lines[0]}", SAID, placeholder=" …")
     if kind == "shard-map":
         hint = ""
         if "manual axis types" in str(error) or "varying" in str(error):
@@ -257,8 +301,14 @@ def _raised(
     if not _reference_can(s, kind):
         outcome.row(kind, None, f"the reference cannot be transformed either: {said}")
         return
+    hint = ""
+    if "generic_batching" in str(error):
+        hint = (
+            " (an output depends on nothing that is mapped over, so that all examples share it: "
+            "pass `generic_batching=True` to defvjp)"
+        )
     outcome.found(
-        Finding(kind, composition.blames, kind, f"{composition.name} raises {said}", "rule"),
+        Finding(kind, composition.blames, kind, f"{composition.name} raises {said}{hint}", "rule"),
         f"raises under {composition.name}",
     )
 
@@ -371,6 +421,7 @@ def _vmaps(s: Situation, fn: LeafFunction | None = None) -> list[Composition]:
                 (_stacked(s, members, subset), subject.others, _stacked_cts(s)),
                 [s.plain(x, i) for i, x in enumerate(members)],
                 _names(s, subset) if len(subset) == 1 else None,
+                members,
             )
         )
     every = tuple(range(len(subject.argument_names)))

@@ -376,3 +376,33 @@ def test_a_reference_that_is_wrong_already_is_no_judge_of_second_order(forward, 
     row = next(c for c in report.checks if c.name == "second-order")
     assert row.ok is right
     assert "the reference's first order is wrong already" in row.detail
+
+
+def test_an_output_that_all_examples_share_is_named_as_the_cause():
+    @jax.custom_batching.custom_vmap
+    def doubled_in_a_batch(dx):
+        return dx
+
+    @doubled_in_a_batch.def_vmap
+    def _(size, batched, dx):
+        return 2 * dx, True
+
+    def forward(x, s):
+        return x * s, s * 0.9
+
+    def found(change):
+        def bwd(residuals, dy):
+            x, s = residuals
+            return change(dy[0] * s), dy[0] * x + 0.9 * dy[1]
+
+        two = jnp.float32(2.0), jnp.float32(5.0)
+        (finding,) = check_vjp(rule(forward, bwd), *two, checks=("vmap",)).findings
+        return finding.message
+
+    message = found(lambda dx: dx)  # right by itself
+    assert "depends on nothing that is mapped over" in message
+    if "raises" in message:  # jax 0.12 refuses it, and says at length what to do
+        assert "generic_batching=True" in message
+    else:
+        assert "output 1" in message
+        assert "mapped over" not in found(doubled_in_a_batch)
