@@ -1,11 +1,12 @@
 """The rule against the reference, entry by entry, and finite differences to say which is wrong."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 
 from jaxbp.verify import consequence, data, diagnosis, evidence, rounding
-from jaxbp.verify.comparison import Sample
+from jaxbp.verify.comparison import Sample, Vjp
 from jaxbp.verify.finite_differences import FiniteDifferences
 from jaxbp.verify.outcome import Outcome, numbers
 from jaxbp.verify.report import Finding, Side
@@ -300,6 +301,18 @@ def explain(
     trial: Trial, leaf: Leaf, taken: list[Sample], points: list[Vector], rng: np.random.Generator
 ) -> diagnosis.Diagnosis:
     """Diagnose one leaf, from dense cotangents at the points that have the least symmetry."""
+    rule: Vjp = trial.rule
+    truth: Vjp = trial.truth
+    apart: dict[str, Any] = {
+        "parts": trial.parts,
+        "altered": trial.altered,
+        "backward": trial.backward,
+    }
+    lost = np.any([~np.isfinite(s.expected) for s in taken], axis=0)
+    known = [_without(s, lost) for s in taken]
+    if lost[leaf.part].any() and any(s.wrong(leaf).any() for s in known):
+        taken, apart = known, {}  # which would not be a number there either
+        rule, truth = (_zero_where(lost, fn) for fn in (trial.rule, trial.truth))
     dense = [s for s in taken if np.count_nonzero(s.c) == s.c.size]
     away = [s for s in dense if s.label.startswith("other")]
     for chosen in (away, dense, taken):
@@ -312,14 +325,22 @@ def explain(
             trial.subject.leaves,
             outputs,
             questions[:6],
-            trial.rule,
-            trial.truth,
-            trial.parts,
-            trial.subject.x,
-            trial.altered,
-            trial.backward,
-            trial.integers(),
+            rule,
+            truth,
+            given=trial.subject.x,
+            integers=trial.integers(),
+            **apart,
         )
         if gathered is not None:
             return diagnosis.diagnose(gathered)
     return diagnosis.Diagnosis("unknown", "no finite answer to diagnose", 0.0)
+
+
+def _without(sample: Sample, lost: np.ndarray) -> Sample:
+    """The sample with nothing, right and given, where the reference is not a number."""
+    got, expected = (np.where(lost, 0.0, v) for v in (sample.got, sample.expected))
+    return dataclasses.replace(sample, got=got, expected=expected)
+
+
+def _zero_where(lost: np.ndarray, vjp: Vjp) -> Vjp:
+    return lambda x, c: np.where(lost, 0.0, vjp(x, c))

@@ -686,7 +686,7 @@ def dropped_contributions(e: Evidence) -> Iterator[Diagnosis]:
     _, got, truth, tolerance = found
     kept, there = np.abs(got - truth) <= tolerance, np.abs(truth) > tolerance
     dropped = there & ~kept
-    if np.all(kept | (np.abs(got) <= tolerance)) and np.any(there & kept):
+    if np.all(kept | (np.abs(got) <= tolerance)) and dropped.any() and np.any(there & kept):
         yield Diagnosis(
             "missing-term",
             f"{int(dropped.sum())} of the {int(there.sum())} contributions of outputs to entries "

@@ -55,8 +55,14 @@ class Outcome:
 
 
 def numbers(sample: Sample, leaf: Leaf) -> dict[str, object]:
-    """Where a leaf is most wrong, and both numbers there, as fields of a `Finding`."""
+    """Where a leaf is most wrong, and both numbers there, as fields of a `Finding`.
+
+    Where the reference is a number, if it is wrong anywhere there.
+    """
     excess = sample.excess()[leaf.part]
+    known = np.where(np.isfinite(sample.expected[leaf.part]), excess, 0.0)
+    if (known > 1.0).any():
+        excess = known
     place = int(np.argmax(excess))
     at = leaf.start + place
     return {

@@ -266,6 +266,19 @@ def test_a_nan_among_the_arguments_does_not_stop_the_diagnosis():
     assert [f.argument for f in report.findings] == ["x"]
 
 
+def test_where_the_reference_is_no_number_is_not_where_the_rule_is_wrong():
+    here = jnp.array([True, True, False, True])
+    half = rule(
+        lambda x: jnp.sum(jnp.where(here, x**2, 0)),
+        lambda kept, dy: (jnp.where(here, dy * kept[0], 0),),
+    )
+    report = check_vjp(half, jnp.array([1.0, 2.0, jnp.nan, 3.0]), checks=("gradient",))
+    (finding,) = report.findings
+    assert finding.diagnosis == "scale"
+    assert finding.index != (2,)
+    assert 2 * finding.got == pytest.approx(finding.expected)
+
+
 @pytest.mark.parametrize(
     "change",
     [lambda dy: jnp.clip(dy, -1e4, 1e4), lambda dy: jnp.where(jnp.abs(dy) < 1e-5, 0, dy)],
