@@ -137,7 +137,7 @@ def _multiple_of_the_data(e: Evidence) -> Iterator[Diagnosis]:
 
 def _contributing(e: Evidence) -> int | None:
     """To how many outputs the entries of the leaf contribute, at most; None: it does not show."""
-    found = jacobians(e)
+    found = _rows(e)
     if found is None or len(found[0]) < 2:
         return None
     _, _, truth, tolerance = found
@@ -686,7 +686,7 @@ def dropped_contributions(e: Evidence) -> Iterator[Diagnosis]:
     _, got, truth, tolerance = found
     kept, there = np.abs(got - truth) <= tolerance, np.abs(truth) > tolerance
     dropped = there & ~kept
-    if np.all(kept | (np.abs(got) <= tolerance)) and dropped.any() and np.any(there & kept):
+    if np.all(kept | (np.abs(got) <= tolerance)) and np.any(there & kept):
         yield Diagnosis(
             "missing-term",
             f"{int(dropped.sum())} of the {int(there.sum())} contributions of outputs to entries "
@@ -727,7 +727,17 @@ Jacobians = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 
 def jacobians(e: Evidence) -> Jacobians | None:
-    """Rows of both Jacobians at one point, and what may count as equal. [m, leaf.size]"""
+    """Rows of both Jacobians at a point at which they differ, and what may count as equal.
+
+    [m, leaf.size] each. None where they differ nowhere: they have nothing to say of an error that
+    small, and every hypothesis about them would hold.
+    """
+    rows = _rows(e)
+    return rows if "jacobian point" in e.kept else None
+
+
+def _rows(e: Evidence) -> Jacobians | None:
+    """As `jacobians`, whether they differ or not: for what the truth depends on."""
     if "jacobians" not in e.kept:
         e.kept["jacobians"] = _jacobians_anew(e)
     return e.kept["jacobians"]
@@ -873,7 +883,7 @@ def divided_by_counts(e: Evidence) -> Iterator[Diagnosis]:
 
 def entry_by_entry(e: Evidence) -> bool:
     """Whether each entry of the leaf moves one output only: then any error is a factor."""
-    found = jacobians(e)
+    found = _rows(e)
     if found is None:
         return False
     _, got, truth, tolerance = found

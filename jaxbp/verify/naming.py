@@ -50,11 +50,12 @@ def spelled(factor: float) -> str:
     """A factor as people write it: 1/9 rather than 0.1111."""
     if factor == 0 or not math.isfinite(factor):
         return f"{factor:g}"
+    # One that is nearly 1 by as many digits as tell it from 1.
+    if factor != 1 and math.isclose(factor, 1, rel_tol=1e-5):
+        return f"1 {'+' if factor > 1 else '-'} {abs(factor - 1):.3g}"
     for denominator in range(1, 1025):
         numerator = factor * denominator
         if abs(numerator) < 1025 and math.isclose(numerator, round(numerator), rel_tol=1e-9):
             top = round(numerator)
             return f"{top}" if denominator == 1 else f"{top}/{denominator}"
-    # One that is nearly 1 by as many digits as tell it from 1.
-    near = math.isclose(factor, 1, rel_tol=1e-5)
-    return f"1 {'+' if factor > 1 else '-'} {abs(factor - 1):.3g}" if near else f"{factor:.6g}"
+    return f"{factor:.6g}"

@@ -115,7 +115,8 @@ def test_two_nans_agree_and_one_does_not():
 
 
 @pytest.mark.parametrize(
-    ("number", "text"), [(0.25, "1/4"), (-3.0, "-3"), (2 / 9, "2/9"), (np.pi, "3.14159")]
+    ("number", "text"),
+    [(0.25, "1/4"), (-3.0, "-3"), (2 / 9, "2/9"), (np.pi, "3.14159"), (1 + 2e-10, "1 + 2e-10")],
 )
 def test_factors_are_spelled_as_people_write_them(number, text):
     assert naming.spelled(number) == text

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from jaxbp.verify import jacobian_mistakes as mistakes
+from jaxbp.verify.diagnosis import HYPOTHESES
 from tests.verify.evidence import evidence, leaves_of, random, sentences, words
 
 X6 = leaves_of(x=(6,))
@@ -116,3 +117,11 @@ def test_the_transpose_between_two_factors():
     assert not words(mistakes.transposed_by_factors, of(SQUARE, left * SQUARE * right))
     symmetric = SQUARE + SQUARE.T
     assert not words(mistakes.transposed_by_factors, of(symmetric, left * symmetric * right))
+
+
+@pytest.mark.parametrize("hypothesis", HYPOTHESES, ids=lambda h: h.__name__)
+def test_an_error_too_small_for_the_jacobians_to_show_is_no_pattern_in_them(hypothesis):
+    for right in (SQUARE, np.diag(np.diag(SQUARE))):
+        wrong = right * (1 + 1e-8 * random(6, 6, seed=3))
+        for said in hypothesis(of(right, wrong)):
+            assert said.explained < 0.95, said
