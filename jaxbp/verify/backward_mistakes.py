@@ -203,9 +203,9 @@ def _share(e: Evidence, backward: Backward, numbers: list[int], change: Change) 
         x, c = e.points[q], e.cotangents[q]
         answer = backward.answer(x, c, numbers, change(_values(e, backward, q), x))
         answers.append(unpack(answer[e.leaf.part], e.leaf))
-        error = float(np.sum((e.got[q] - e.truth[q]) ** 2))
+        error = float(np.sum(np.abs(e.got[q] - e.truth[q]) ** 2))
         with np.errstate(over="ignore", invalid="ignore"):
-            left = float(np.sum((e.got[q] - answers[-1]) ** 2))
+            left = float(np.sum(np.abs(e.got[q] - answers[-1]) ** 2))
         if not left <= EXACT * error and q == 0:
             return 0.0
     return e.explained(np.array(answers))

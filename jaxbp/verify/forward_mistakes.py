@@ -19,11 +19,11 @@ def step_changed(e: Evidence) -> Iterator[Diagnosis]:
     altered = e.altered()
     if altered is None:
         return
-    error = float(np.sum((e.got[0] - e.truth[0]) ** 2))
+    error = float(np.sum(np.abs(e.got[0] - e.truth[0]) ** 2))
     for step, (word, change) in enumerate(altered.steps[:MOST_STEPS]):
         answer = unpack(altered.answer(e.points[0], e.cotangents[0], step)[e.leaf.part], e.leaf)
         with np.errstate(over="ignore", invalid="ignore"):
-            left = float(np.sum((e.got[0] - answer) ** 2))
+            left = float(np.sum(np.abs(e.got[0] - answer) ** 2))
         if not left <= 1e-9 * error:
             continue
         answers = [

@@ -126,12 +126,13 @@ class Arbiter:
         with np.errstate(invalid="ignore", over="ignore"):
             used = c != 0
             weight = np.where(used, c, 0.0)
-            value = float(np.sum(np.where(used, weight * slope.value, 0.0)))
+            # Of a complex output the argument, being real, gets the real part.
+            value = float(np.sum(np.where(used, weight * slope.value, 0.0)).real)
             error = 4 * float(np.sum(np.where(used, np.abs(weight) * slope.error, 0.0)))
             kinked = slope.kink & used
             if kinked.any():
                 ends = np.array([weight * slope.left, weight * slope.right])
-                ends = np.where(used, np.where(kinked, ends, weight * slope.value), 0.0)
+                ends = np.where(used, np.where(kinked, ends, weight * slope.value), 0.0).real
                 low, high = ends.min(axis=0).sum(), ends.max(axis=0).sum()
                 margin = 1e-3 * (high - low) + 1e-6 * max(abs(low), abs(high))
                 inside = bool(low - margin <= got <= high + margin)

@@ -85,7 +85,7 @@ def _together(
     slope = differences.along(direction, float(differences.scale[tied].min()))
     with np.errstate(invalid="ignore"):
         ends = sample.c * np.where(slope.kink, [slope.left, slope.right], slope.value)
-        ends = np.where(sample.c != 0, ends, 0.0)
+        ends = np.where(sample.c != 0, ends, 0.0).real
     low, high = float(ends.min(axis=0).sum()), float(ends.max(axis=0).sum())
     size = float(np.abs(sample.expected[tied]).sum() + np.abs(sample.got[tied]).sum())
     room = 1e-3 * (high - low) + 1e-5 * size

@@ -263,8 +263,8 @@ def displaced(e: Evidence) -> Iterator[Diagnosis]:
         got, truth, before = e.got[tuple(here)], e.truth[tuple(there)], e.truth[tuple(here)]
         if got[0].size < 0.4 * e.leaf.size or got[0].size < 3:
             continue
-        error = float(np.sum((got - before) ** 2))
-        left = float(np.sum((got - truth) ** 2))
+        error = float(np.sum(np.abs(got - before) ** 2))
+        left = float(np.sum(np.abs(got - truth) ** 2))
         if error > 0 and left <= 1e-9 * error and np.abs(truth).max() > 0:
             by = ", ".join(f"{k} along axis {a}" for a, k in zip(axes, chosen, strict=False) if k)
             yield Diagnosis(
@@ -297,8 +297,8 @@ def adjoint_forgotten(e: Evidence) -> Iterator[Diagnosis]:
     if found is None or found[2].shape[0] != found[2].shape[1]:
         return
     _, got, truth, _ = found
-    error = float(np.sum((got - truth) ** 2))
-    left = float(np.sum((got - truth.T) ** 2))
+    error = float(np.sum(np.abs(got - truth) ** 2))
+    left = float(np.sum(np.abs(got - truth.T) ** 2))
     if error > 0:
         yield Diagnosis(
             "transposed",
@@ -942,8 +942,8 @@ def _ratio_per_entry(e: Evidence) -> tuple[np.ndarray, float] | None:
     norm = np.sum(truth * truth, axis=0)
     top = np.sum(truth * got, axis=0)
     ratio = np.divide(top, norm, out=np.zeros_like(top), where=norm > 0)
-    left = np.sum((got - ratio * truth) ** 2)
-    error = np.sum((got - truth) ** 2)
+    left = np.sum(np.abs(got - ratio * truth) ** 2)
+    error = np.sum(np.abs(got - truth) ** 2)
     if not error > 0:
         return None
     # As many factors as entries: they must fit exactly to be more than a coincidence.
@@ -955,14 +955,14 @@ def _rows_proportional(got: np.ndarray, truth: np.ndarray) -> float:
     """The share of the error that is gone when every row may have a factor of its own."""
     if np.count_nonzero(truth, axis=1).max(initial=0) < 2:
         return 0.0  # a single number is a multiple of any other
-    norm = np.sum(truth * truth, axis=1)
-    back = np.sum(got * got, axis=1)
-    cross = np.sum(truth * got, axis=1)
+    norm = np.sum(np.abs(truth) ** 2, axis=1)
+    back = np.sum(np.abs(got) ** 2, axis=1)
+    cross = np.sum(truth.conj() * got, axis=1)
     ratio = np.divide(cross, norm, out=np.zeros_like(cross), where=norm > 0)
-    left = np.sum((got - ratio[:, None] * truth) ** 2, axis=1)
+    left = np.sum(np.abs(got - ratio[:, None] * truth) ** 2, axis=1)
     # A row that must be zero and is not (a relu's closed gate) has an infinite factor.
     left = np.where(norm == 0, 0.0, left)
     if np.any((norm == 0) & (back > 0)) and np.any((norm > 0) & (back == 0)):
         return 0.0  # not one factor too few: closed gates are open and open ones closed
-    error = float(np.sum((got - truth) ** 2))
+    error = float(np.sum(np.abs(got - truth) ** 2))
     return 1.0 - float(np.sum(left)) / error if error > 0 else 0.0

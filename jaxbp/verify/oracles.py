@@ -90,7 +90,7 @@ def _sample(x: Vector, c: Vector, answer: Vector, slopes: dict[int, Slope], leaf
             used = c != 0
             if np.any(slope.kink & used):
                 continue
-            value = np.sum(np.where(used, c * slope.value, 0.0))
+            value = np.sum(np.where(used, c * slope.value, 0.0)).real  # as the argument is
             error = np.sum(np.where(used, np.abs(c) * slope.error, 0.0))
         if np.isfinite(value) and np.isfinite(error):
             expected[index], tolerance[index] = value, 10 * error
@@ -212,7 +212,7 @@ def _diagnosed(
     def truth(x: Vector, c: Vector) -> Vector:
         answer = np.array(trial.rule(x, c), dtype=float)
         # At another point nothing was differenced: no hypothesis can be tried there.
-        answer[leaf.part] = jacobian @ c if np.array_equal(x, sample.x) else np.nan
+        answer[leaf.part] = (jacobian @ c).real if np.array_equal(x, sample.x) else np.nan
         return answer
 
     questions = []

@@ -411,7 +411,7 @@ def _differenced(
     for index in places[:16]:
         slope = differences.entry(int(index))
         with np.errstate(invalid="ignore"):
-            value = float(np.sum(c * slope.value))
+            value = float(np.sum(c * slope.value).real)
             error = float(np.sum(np.abs(c) * slope.error))
         if np.isfinite(value) and error <= 1e-3 * max(abs(value), float(np.abs(c).max())):
             expected[index] = value

@@ -202,9 +202,9 @@ def _by_differences(
                 value, error = slope.value, 10 * slope.error
             else:  # linear in it: its slope along another cotangent is the VJP for that one
                 some = rng.normal(size=part.size)
-                value, error = float(np.dot(trial.rule(x, some), u)), 0.0
+                value, error = float(np.dot(trial.rule(x, some), u).real), 0.0
                 some = np.concatenate([np.zeros_like(x), some])
-            mine = float(np.dot(answer[part.part], some[part.part]))
+            mine = float(np.dot(answer[part.part], some[part.part]).real)
             size = max(abs(mine), abs(value))
             if not np.isfinite(error) or error > 0.1 * size:
                 continue
@@ -249,7 +249,7 @@ def _found(
     outcome: Outcome,
     rng: np.random.Generator,
 ) -> None:
-    if part.argument >= 0:
+    if part.argument >= 0 and trial.subject.is_real:
         some = np.zeros_like(sample.x)
         some[part.part] = rng.normal(size=part.size)
         moved, weights = (some, u) if label == "gradient of gradient" else (u, some)
@@ -262,7 +262,7 @@ def _found(
             return
         if verdict == "kink":
             return
-    elif _is_the_first_order(trial, sample, part, u, rng):
+    elif part.argument < 0 and _is_the_first_order(trial, sample, part, u, rng):
         outcome.notes.append(
             f"{label}: by the incoming cotangent the rule's derivative is its first order, as it "
             "must be; autodiff of the reference is not (an index out of bounds does that)"
@@ -291,9 +291,9 @@ def _is_the_first_order(
     So the slope of <VJP, u> along another cotangent is the VJP for that one.
     """
     other = rng.normal(size=trial.output_size)
-    slope = float(np.dot(trial.truth(sample.x, other), u))
+    slope = np.dot(trial.truth(sample.x, other), u).real
     room = float(np.dot(sample.tolerance[part.part], np.abs(other)))
-    mine, theirs = (np.dot(v[part.part], other) for v in (sample.got, sample.expected))
+    mine, theirs = (np.dot(v[part.part], other).real for v in (sample.got, sample.expected))
     return bool(abs(mine - slope) <= room < abs(theirs - slope))
 
 
@@ -311,8 +311,8 @@ def _finite_difference(
 ) -> str:
     """Who is right about <answer, some>, which is the slope of <VJP, weights> along a direction."""
     value, error, turns = _slope(trial.truth, sample.x, sample.c, along, weights)
-    mine = float(np.dot(sample.got[part.part], some[part.part]))
-    theirs = float(np.dot(sample.expected[part.part], some[part.part]))
+    mine = float(np.dot(sample.got[part.part], some[part.part]).real)
+    theirs = float(np.dot(sample.expected[part.part], some[part.part]).real)
     if not np.isfinite(value):
         return "undecided"
     if abs(mine - value) <= error < abs(theirs - value):

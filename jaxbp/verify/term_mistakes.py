@@ -271,5 +271,5 @@ def _left(error: np.ndarray, explanation: np.ndarray) -> float:
     """The share of an error that an explanation leaves."""
     norm = float(np.sum(error * error))
     with np.errstate(over="ignore", invalid="ignore"):
-        left = float(np.sum((error - explanation) ** 2))
+        left = float(np.sum(np.abs(error - explanation) ** 2))
     return left / norm if norm > 0 and np.isfinite(left) else 1.0

@@ -434,10 +434,11 @@ class Parts:
         return [v for _, v in named]
 
     def values(self, x: Vector) -> list[tuple[str, np.ndarray]]:
-        """Every intermediate value at `x`, with the name of the operation that made it."""
+        """Every real intermediate value at `x`, with the name of the operation that made it."""
         with self.pullback.mode():
             seen = self._values(self.subject.cast(x, self.pullback.dtype), self.subject.others)
-        return [(n, np.asarray(v, float)) for n, v in zip(self._names, seen, strict=True)]
+        named = zip(self._names, seen, strict=True)
+        return [(n, np.asarray(v, float)) for n, v in named if not np.iscomplexobj(v)]
 
     def whole(self) -> np.ndarray:
         """The weights of the function's own derivative."""

@@ -269,8 +269,11 @@ class Trial:
         return pack(self.subject.cast(x))
 
     def cotangent(self, rng: np.random.Generator) -> Vector:
-        """A dense random cotangent that the given dtypes can hold."""
-        return pack(self.given.cotangents(data.cotangent(rng, self.output_size)))
+        """A dense random cotangent that the given dtypes can hold, complex where outputs are."""
+        c = data.cotangent(rng, self.output_size)
+        if any(out.dtype.kind == "c" for out in self.given.outputs()):
+            c = c + 1j * data.cotangent(rng, self.output_size)
+        return pack(self.given.cotangents(c))
 
     @property
     def output_size(self) -> int:

@@ -419,3 +419,35 @@ def test_an_output_that_all_examples_share_is_named_as_the_cause():
     else:
         assert "output 1" in message
         assert "mapped over" not in found(doubled_in_a_batch)
+
+
+def turned(x):
+    return jax.lax.complex(jnp.cos(x), jnp.sin(x))
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    ("back", "right"),
+    [
+        (lambda x, dy: dy * 1j * turned(x), True),
+        (lambda x, dy: 2 * dy * 1j * turned(x), False),
+        (lambda x, dy: dy.conj() * 1j * turned(x), False),
+        (lambda x, dy: dy.real.astype(dy.dtype) * 1j * turned(x), False),
+        (lambda x, dy: jax.lax.stop_gradient(dy * 1j * turned(x)), False),
+    ],
+    ids=["right", "twice", "conjugated", "half-of-the-cotangent", "detached"],
+)
+def test_complex_outputs_of_real_arguments(back, right):
+    fn = rule(turned, lambda kept, dy: (jnp.real(back(kept[0], dy)),))
+    report = check_vjp(fn, normal(5))
+    assert report.ok is right, str(report)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    "back", [jnp.fft.ifft, lambda dy: jnp.fft.fft(dy).real.astype(dy.dtype), jnp.fft.fft]
+)
+def test_complex_arguments_raise_no_warning(back):
+    fn = rule(lambda x: jnp.fft.fft(x), lambda _, dy: (back(dy),))
+    report = check_vjp(fn, jax.lax.complex(normal(6), normal(6, seed=1)))
+    assert report.ok is (back is jnp.fft.fft)
