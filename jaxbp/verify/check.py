@@ -84,7 +84,9 @@ def check_vjp(
     Raises:
         ValueError: there is no floating array to differentiate by; an unknown name in `checks`;
             JAX has no derivative of the function to compare with, and there is no `reference`.
-        TypeError: `fn` returns no floating array, or asks for an array's value while traced.
+        TypeError: `fn` returns no floating array, or asks for an array's value while traced; a
+            parameter is of another type than these; an argument is an array of no numbers, or a
+            `jax.ShapeDtypeStruct`.
         Whatever `fn` itself raises for these arguments.
 
     Example:
@@ -103,6 +105,7 @@ def check_vjp(
     """
     began = time.perf_counter()
     chosen = _chosen(checks)
+    _refuse(fn, reference, kwargs)
     try:
         trial = trial_of(fn, args, dict(kwargs or {}), reference)
         outputs = trial.given.outputs()
@@ -169,9 +172,21 @@ def assert_vjp(fn: Callable[..., Any], *args: Any, **options: Any) -> None:
         raise AssertionError(str(report))
 
 
+def _refuse(fn: Any, reference: Any, kwargs: Any) -> None:
+    """Raise for what cannot be called, and for keywords that are none."""
+    for name, function in (("fn", fn), ("reference", reference)):
+        if not callable(function) and (function is not None or name == "fn"):
+            raise TypeError(f"check_vjp: {name} must be a function; got {function!r}")
+    named = isinstance(kwargs, Mapping) and all(isinstance(key, str) for key in kwargs)
+    if kwargs is not None and not named:
+        raise TypeError(f"check_vjp: kwargs must map names to arguments; got {kwargs!r}")
+
+
 def _chosen(checks: Collection[str] | None) -> set[str]:
     if checks is None:
         return set(CHECKS)
+    if not isinstance(checks, Collection):
+        raise TypeError(f"check_vjp: checks must be a collection of names; got {checks!r}")
     unknown = [name for name in checks if name not in CHECKS]
     if isinstance(checks, str) or unknown:
         raise ValueError(f"check_vjp: checks must be among {', '.join(CHECKS)}; got {checks!r}")

@@ -66,6 +66,8 @@ class Subject:
         start = 0
         for path, leaf in paths:
             argument, name = _locate(path, names, len(args), kwargs)
+            if argument not in held:
+                _refuse(name, leaf)
             kind = "static" if argument in held else _kind_of(leaf)
             self._kind.append(kind)
             self._template.append(leaf)
@@ -285,6 +287,16 @@ def _is_inexact(dtype: Any) -> bool:
 
 def _is_real(dtype: Any) -> bool:
     return bool(jnp.issubdtype(dtype, jnp.floating))
+
+
+def _refuse(name: str, leaf: Any) -> None:
+    """Raise for what looks like an array and holds no numbers."""
+    if isinstance(leaf, jax.ShapeDtypeStruct):
+        raise TypeError(
+            f"check_vjp: `{name}` must be data; got the spec {leaf}: pass an array like it"
+        )
+    if isinstance(leaf, (np.ndarray, np.generic)) and leaf.dtype.kind in "OUSMm":
+        raise TypeError(f"check_vjp: `{name}` must hold numbers; got an array of {leaf.dtype}")
 
 
 def _kind_of(leaf: Any) -> str:

@@ -150,6 +150,38 @@ def test_what_it_refuses():
         check_vjp(jnp.sin, normal(3), checks=("gradients",))
 
 
+SPEC = jax.ShapeDtypeStruct((3,), jnp.float32)
+
+
+@pytest.mark.parametrize(
+    ("fn", "args", "options", "named"),
+    [
+        (3, (1.0,), {}, "fn must"),
+        (jnp.sin, (1.0,), {"reference": 3}, "reference must"),
+        (jnp.sin, (1.0,), {"kwargs": [1]}, "kwargs must"),
+        (jnp.sin, (1.0,), {"kwargs": {1: 2}}, "kwargs must"),
+        (jnp.sin, (1.0,), {"checks": 3}, "checks must"),
+        (lambda x, y: x, (1.0, np.array([1, None], object)), {}, "`y` must hold numbers"),
+        (lambda x, y: x, (1.0, [np.array(["a"])]), {}, r"`y\[0\]` must hold numbers"),
+        (jnp.sin, (SPEC,), {}, "`x` must be data; got the spec"),
+        (lambda x, w: x, (1.0,), {"kwargs": {"w": {"a": SPEC}}}, r"`w\['a'\]` must be data"),
+    ],
+)
+def test_what_has_no_such_type_is_named(fn, args, options, named):
+    with pytest.raises(TypeError, match=f"check_vjp: {named}"):
+        check_vjp(fn, *args, **options)
+
+
+def test_a_spec_may_be_an_argument_that_is_held():
+    fn = rule(
+        lambda x, like: x * like.size,
+        lambda like, _, dy: (like.size * dy,),
+        lambda x, like: (x * like.size, None),
+        nondiff_argnums=(1,),
+    )
+    assert check_vjp(fn, normal(3), SPEC, checks=QUICK).ok
+
+
 def test_assert_vjp_says_what_is_wrong():
     assert_vjp(layer_rule(), *layer_arguments(), checks=QUICK)
     with pytest.raises(AssertionError, match="w"):
