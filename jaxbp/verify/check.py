@@ -1,5 +1,6 @@
 """`check_vjp` and `assert_vjp`: everything that is compared, in order."""
 
+import operator
 import time
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
@@ -82,11 +83,8 @@ def check_vjp(
         checks, is not wrong: its row says undecided, and why.
 
     Raises:
-        ValueError: there is no floating array to differentiate by; an unknown name in `checks`;
-            JAX has no derivative of the function to compare with, and there is no `reference`.
-        TypeError: `fn` returns no floating array, or asks for an array's value while traced; a
-            parameter is of another type than these; an argument is an array of no numbers, or a
-            `jax.ShapeDtypeStruct`.
+    chosen, seed = _chosen(checks), _natural(seed)
+    _refuse(fn, reference, kwargs)
         Whatever `fn` itself raises for these arguments.
 
     Example:
@@ -104,7 +102,7 @@ def check_vjp(
     See also: `assert_vjp`, for tests.
     """
     began = time.perf_counter()
-    chosen = _chosen(checks)
+    chosen, seed = _chosen(checks), _natural(seed)
     _refuse(fn, reference, kwargs)
     try:
         trial = trial_of(fn, args, dict(kwargs or {}), reference)
@@ -191,6 +189,16 @@ def _chosen(checks: Collection[str] | None) -> set[str]:
     if isinstance(checks, str) or unknown:
         raise ValueError(f"check_vjp: checks must be among {', '.join(CHECKS)}; got {checks!r}")
     return set(checks)
+
+
+def _natural(seed: Any) -> int:
+    try:
+        number = operator.index(seed)
+    except TypeError:
+        raise TypeError(f"check_vjp: seed must be an integer; got {seed!r}") from None
+    if number < 0:
+        raise ValueError(f"check_vjp: seed must be at least 0; got {seed!r}")
+    return number
 
 
 def _run(

@@ -1,5 +1,7 @@
 """`check_vjp` from outside: what it takes, whom it blames, what it refuses."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -148,6 +150,16 @@ def test_what_it_refuses():
         check_vjp(lambda x: x > 0, normal(3))
     with pytest.raises(ValueError, match="checks"):
         check_vjp(jnp.sin, normal(3), checks=("gradients",))
+    with pytest.raises(ValueError, match="check_vjp: seed must be at least 0; got -1"):
+        check_vjp(jnp.sin, normal(3), seed=-1)
+    for seed in (1.5, "a", None):
+        with pytest.raises(TypeError, match=f"check_vjp: seed must be an integer; got {seed!r}"):
+            check_vjp(jnp.sin, normal(3), seed=seed)
+
+
+def test_the_seed_of_a_report_is_plain():
+    report = check_vjp(jnp.sin, normal(3), checks=("gradient",), seed=np.int64(7))
+    assert json.dumps(report.to_dict()["seed"]) == "7"
 
 
 SPEC = jax.ShapeDtypeStruct((3,), jnp.float32)
