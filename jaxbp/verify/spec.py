@@ -9,12 +9,14 @@
     dtype   = "f64" | "f32" | "bf16" | "f16" | "i32" | "u8" | "bool" | "c64" | ...
 
 A bound keeps the values on its side: `i32[8]<10` are labels of ten classes, `f32[4]>0` is positive,
-`f32[4]>=-1<1` is uniform in between. Integers without a bound are 0 or 1.
+`f32[4]>=-1<1` is uniform in between. Integers without a bound are 0 or 1. Numbers are finite, and
+the names of a dict differ.
 """
 
 import dataclasses
 import math
 import re
+import sys
 from typing import Any, NoReturn
 
 import jax
@@ -27,6 +29,9 @@ DTYPES = {
     "u64": "uint64", "u32": "uint32", "u16": "uint16", "u8": "uint8",
     "c128": "complex128", "c64": "complex64", "bool": "bool",
 }  # fmt: skip
+
+NESTED = 100
+"""So many brackets may stand inside one another: far from where Python's own stack ends."""
 
 _TOKEN = re.compile(
     r"\s*(?:"
@@ -72,6 +77,11 @@ class Array:
         if relation.startswith("<"):
             return dataclasses.replace(self, high=bound, closed=(low_closed, relation == "<="))
         return dataclasses.replace(self, low=bound, closed=(relation == ">=", high_closed))
+
+    def holds(self, bound: float) -> bool:
+        """Say whether the dtype reaches as far as the bound; what lies beyond is drawn infinite."""
+        dtype = jnp.dtype(self.dtype)
+        return dtype.kind in "iu" or abs(bound) <= float(jnp.finfo(dtype).max)
 
     def has_values(self) -> bool:
         """Say whether the dtype has a value between the bounds."""
@@ -171,6 +181,7 @@ class _Parser:
     def __init__(self, text: str) -> None:
         self.text = text
         self.end = 0
+        self.depth = 0
         self._advance()
 
     def parse(self) -> Any:
@@ -205,14 +216,15 @@ class _Parser:
 
     def _spec(self) -> Any:
         if self.kind == "number":
-            number = self._advance()
-            return float(number) if set(number) & set(".eE") else int(number)
+            number = self._number()
+            self._advance()
+            return number
         if self.token == "(":
             return tuple(self._several("(", ")", self._spec))
         if self.token == "[":
             return list(self._several("[", "]", self._spec))
         if self.token == "{":
-            return dict(self._several("{", "}", self._entry))
+            return self._dict()
         if self.kind == "word":
             return self._named()
         self._fail("a dtype such as f32, a tuple, a list, a dict, 'key', 'None' or a number")
@@ -226,14 +238,36 @@ class _Parser:
             return Key()
         return self._array()
 
-    def _entry(self) -> tuple[str, Any]:
-        if self.kind != "word":
-            self._fail("a name")
-        name = self._advance()
-        self._take(":")
-        return name, self._spec()
+    def _number(self) -> int | float:
+        """Read the token, which stays the one ahead: a bound may yet be refused at its place."""
+        try:
+            number = float(self.token) if set(self.token) & set(".eE") else int(self.token)
+            finite = math.isfinite(number)
+        except (OverflowError, ValueError):  # more digits than a float, or than Python itself reads
+            finite = False
+        if not finite:
+            self._fail("a finite number")
+        return number
+
+    def _dict(self) -> dict[str, Any]:
+        entries: dict[str, Any] = {}
+
+        def entry() -> None:
+            if self.kind != "word":
+                self._fail("a name")
+            if self.token in entries:
+                self._fail("a name that does not stand there already")
+            name = self._advance()
+            self._take(":")
+            entries[name] = self._spec()
+
+        self._several("{", "}", entry)
+        return entries
 
     def _several(self, opening: str, closing: str, one: Any) -> list[Any]:
+        if self.depth == NESTED:
+            self._fail(f"at most {NESTED} brackets inside one another")
+        self.depth += 1
         self._take(opening)
         entries = []
         while self.token != closing:
@@ -241,6 +275,7 @@ class _Parser:
             if self.token != closing:
                 self._take(",", f"',' or {closing!r}")
         self._advance()
+        self.depth -= 1
         return entries
 
     def _array(self) -> Array:
@@ -257,6 +292,9 @@ class _Parser:
         while self.token != "]" or sizes:
             if not self.token.isdecimal():
                 self._fail("a size" if sizes else "a size or ']'")
+            # First the digits: Python reads no more than 4300 of them.
+            if len(self.token) > len(str(sys.maxsize)) or int(self.token) > sys.maxsize:
+                self._fail("a size that an array can have")
             sizes.append(int(self._advance()))
             if self.token == "]":
                 break
@@ -272,7 +310,10 @@ class _Parser:
             relation = self._advance()
             if self.kind != "number":
                 self._fail(f"a number after {relation!r}")
-            array = array.bounded(relation, float(self.token))
+            bound = self._number() if kind in "iu" else float(self._number())
+            if not array.holds(bound):
+                self._fail(f"a bound that a {array.dtype} can be")
+            array = array.bounded(relation, bound)
             if not array.has_values():
                 self._fail(f"a bound that leaves {array.dtype} a value")
             self._advance()

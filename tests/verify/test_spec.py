@@ -50,6 +50,7 @@ def test_64_bits_where_jax_has_them():
         ("i32[200]>=-1<1", {-1, 0}),
         ("i32[200]<0", {-2, -1}),
         ("u8[200]>=254", {254, 255}),
+        ("i32[200]>16777216", {16777217, 16777218}),
         ("bool[200]", {False, True}),
     ],
 )
@@ -66,6 +67,17 @@ def test_reals_keep_to_their_bounds(text, low, high):
     assert (values >= low).all()
     assert (values <= high).all()
     assert np.unique(values).size > 400
+
+
+@pytest.mark.parametrize("text", ["f32[500]<3.4e38", "f16[500]>=65504", "bf16[500]>-3e38<3e38"])
+def test_bounds_near_the_ends_of_a_dtype_draw_finite_values(text):
+    assert jnp.isfinite(_draw(text)).all()
+
+
+def test_integer_bounds_beyond_what_a_float_tells_apart():
+    with jax.enable_x64(True):
+        assert set(_draw("u64[200]>18446744073709551613").tolist()) == {2**64 - 2, 2**64 - 1}
+        assert set(_draw("i64[200]>9007199254740992").tolist()) == {2**53 + 1, 2**53 + 2}
 
 
 def test_nested_specs_keep_their_tree():
@@ -114,6 +126,19 @@ def test_parse_gives_plain_data():
         ("(f32[2]", 8, "',' or ')'"),
         ("{3: f32[]}", 2, "a name"),
         ("{w f32[]}", 4, "':'"),
+        ("{w: f32[3], w: f32[4]}", 13, "a name that does not stand there already"),
+        ("i32[3]<1e999", 8, "a finite number"),
+        ("f32[3]<1e999", 8, "a finite number"),
+        ("f32[3]>-1e999", 8, "a finite number"),
+        ("f32[3]<1e39", 8, "a bound that a float32 can be"),
+        ("f16[3]>-65505", 8, "a bound that a float16 can be"),
+        ("(1e999, 2)", 2, "a finite number"),
+        (f"{'9' * 400}", 1, "a finite number"),
+        (f"{'9' * 5000}", 1, "a finite number"),
+        ("f32[99999999999999999999]", 5, "a size that an array can have"),
+        (f"f32[{'9' * 5000}]", 5, "a size that an array can have"),
+        (f"{'(' * 3000}f32[]{')' * 3000}", 101, "at most 100 brackets inside one another"),
+        (f"{'{a:' * 3000}f32[]{'}' * 3000}", 301, "at most 100 brackets inside one another"),
     ],
 )
 def test_a_wrong_spec_is_refused_with_its_place(text, position, expected):
