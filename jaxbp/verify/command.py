@@ -7,6 +7,7 @@ import argparse
 import ast
 import dataclasses
 import importlib
+import io
 import json
 import multiprocessing
 import os
@@ -63,9 +64,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         0, 1, 2 or 130, as the module's docstring says.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A letter that the terminal has not got is written as stderr writes it.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         options = _parser().parse_args(argv)
-        return _run(options)
+        status = _run(options)
+        sys.stdout.flush()  # what cannot be written is said here, not at Python's own end
+        return status
     except CannotRunError as error:
         print(f"jaxbp verify: {error}", file=sys.stderr)
         return 2
@@ -73,8 +79,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("jaxbp verify: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader, `head` say, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _mute()
         return 2
+    except OSError as error:
+        _mute()
+        print(f"jaxbp verify: {reason(error)}", file=sys.stderr)
+        return 2
+    except Exception:  # a mistake of our own: Python's status would be 1, that of a refutation
+        traceback.print_exc()
+        return 2
+
+
+def _mute() -> None:
+    """Let Python's last flush go nowhere: it would complain of what has been said already."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class _Parser(argparse.ArgumentParser):
@@ -104,7 +122,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     verify.add_argument("target", nargs="?", metavar="MODULE:FUNCTION", help="what to check")
     verify.add_argument(
-        "--args", nargs="+", metavar="SPEC", help="the arguments, by position or as name=SPEC"
+        "--args",
+        nargs="+",
+        action="extend",
+        metavar="SPEC",
+        help="the arguments, by position or as name=SPEC",
     )
     verify.add_argument(
         "--reference", metavar="MODULE:FUNCTION", help="what to compare with (default: the primal)"
@@ -117,12 +139,21 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME=VALUE",
         help="arguments that are no arrays: Python literals, or a bare word for a string",
     )
-    verify.add_argument("--seed", type=int, default=0, metavar="N", help="of every random choice")
     verify.add_argument(
-        "--checks", nargs="+", choices=CHECKS, metavar="NAME", help=f"of {', '.join(CHECKS)}"
+        "--seed", type=_natural, default=0, metavar="N", help="of every random choice"
+    )
+    verify.add_argument(
+        "--checks",
+        nargs="+",
+        action="extend",
+        choices=CHECKS,
+        metavar="NAME",
+        help=f"of {', '.join(CHECKS)}",
     )
     verify.add_argument("--json", type=Path, metavar="FILE", help="write the reports there too")
-    verify.add_argument("--cases", metavar="MODULE", help="check the cases that a module lists")
+    verify.add_argument(
+        "--cases", type=_module_name, metavar="MODULE", help="check the cases that a module lists"
+    )
     verify.add_argument(
         "--jobs",
         type=_positive,
@@ -132,14 +163,36 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="how many cases to check at once (default: one a core)",
     )
-    verify.add_argument("--discover", metavar="PACKAGE", help="list every custom_vjp of a package")
+    verify.add_argument(
+        "--discover",
+        type=_module_name,
+        metavar="PACKAGE",
+        help="list every custom_vjp of a package",
+    )
     return parser
 
 
 def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"expected a number from 1, got {text!r}")
-    return int(text)
+    return _whole(text, 1)
+
+
+def _natural(text: str) -> int:
+    return _whole(text, 0)
+
+
+def _whole(text: str, least: int) -> int:
+    try:
+        if text.isdecimal() and int(text) >= least:
+            return int(text)
+    except ValueError:  # more digits than Python reads
+        pass
+    raise argparse.ArgumentTypeError(f"expected a number from {least}, got {text!r}")
+
+
+def _module_name(text: str) -> str:
+    if not text:
+        raise argparse.ArgumentTypeError("expected the name of a module, got ''")
+    return text
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -148,7 +201,7 @@ def _run(options: argparse.Namespace) -> int:
         raise CannotRunError("expected one of MODULE:FUNCTION, --cases and --discover, got several")
     if options.target is None:
         for name in ("args", "reference", "static"):
-            if getattr(options, name):
+            if getattr(options, name) not in (None, []):
                 raise CannotRunError(f"--{name} needs a MODULE:FUNCTION to belong to")
     if options.discover is not None and options.json is not None:
         raise CannotRunError("--json belongs to a check, not to --discover")
@@ -194,22 +247,25 @@ def _arrays(texts: Sequence[str], seed: int) -> tuple[tuple[Any, ...], dict[str,
             parsed = spec.parse(rest if by_name else text)
         except spec.SpecError as error:
             raise CannotRunError(f"--args, number {number}: {error}") from None
+        if by_name and name in named:
+            raise CannotRunError(f"--args, number {number}: {name} is given twice")
         if by_name:
             named[name] = parsed
         elif named:
             raise CannotRunError(f"--args, number {number}: {text!r} stands after a named one")
         else:
             positional.append(parsed)
-    return _draw((tuple(positional), named), seed)
+    try:
+        return _draw((tuple(positional), named), seed)
+    except Exception as error:
+        raise CannotRunError(f"--args: cannot draw {' '.join(texts)}: {reason(error)}") from None
 
 
 def _draw(tree: Any, seed: int) -> Any:
+    """Draw the arrays; NumPy or JAX raises where one is too large, of too many axes, too wide."""
     if spec.needs_x64(tree):
         jax.config.update("jax_enable_x64", True)
-    try:
-        return spec.draw(tree, np.random.default_rng(seed))
-    except MemoryError as error:
-        raise CannotRunError(f"the arguments do not fit in memory: {error}") from None
+    return spec.draw(tree, np.random.default_rng(seed))
 
 
 def _statics(texts: Iterable[str], taken: Mapping[str, Any]) -> dict[str, Any]:
@@ -228,7 +284,7 @@ def _literal(name: str, text: str) -> Any:
     """Read a Python literal; a bare word such as SAME is a string."""
     try:
         return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
         if text.isidentifier() and text.lower() not in ("true", "false", "none"):
             return text
         raise CannotRunError(
@@ -247,6 +303,10 @@ def _load(target: str) -> Callable[..., Any]:
             value = getattr(value, name)
         except AttributeError:
             raise CannotRunError(f"{target}: no {path!r} in {module_name}") from None
+        except Exception as error:  # a module may import what it names when it is asked for it
+            raise CannotRunError(
+                f"{target}: cannot take {path!r} from {module_name}: {reason(error)}"
+            ) from None
     if not callable(value):
         raise CannotRunError(f"{target}: expected a function, got {type(value).__name__}")
     return value
@@ -317,7 +377,7 @@ class Outcome(NamedTuple):
 
 
 def _verify_all(options: argparse.Namespace) -> int:
-    module = options.cases or "jaxbp.rules.cases"
+    module = "jaxbp.rules.cases" if options.cases is None else options.cases
     cases = _cases(module)
     color = render.wants_color(sys.stdout)
     width = max(len(case.name) for case in cases)
@@ -386,8 +446,11 @@ def _check_case(
     try:
         parsed = tuple(spec.parse(arg) if isinstance(arg, str) else arg for arg in case.args)
         args = _draw(parsed, seed)
+    except Exception as error:  # a line of the table, for the other cases can be checked
+        return Outcome(case.name, None, f"cannot draw its arguments: {reason(error)}")
+    try:
         report = _check(case, args, seed, checks)
-    except (CannotRunError, spec.SpecError) as error:
+    except CannotRunError as error:
         return Outcome(case.name, None, str(error))
     return Outcome(case.name, report)
 

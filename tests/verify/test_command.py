@@ -65,6 +65,12 @@ def directory(tmp_path_factory):
     (path / "raises.py").write_text("x = 1\nraise OSError('no disk,\\n  no bread')\n")
     (path / "exits.py").write_text("import sys\nsys.exit('bye')\n")
     (path / "no_cases.py").write_text("CASES = [1]\n")
+    (path / "lazy.py").write_text("def __getattr__(name):\n    raise ImportError(f'no {name}')\n")
+    (path / "undrawn_cases.py").write_text(
+        "from jaxbp.verify.case import Case\n"
+        "CASES = [Case('large', abs, ('f32[9999999999,9999999999]',)), Case('none', abs, None)]\n"
+    )
+    (path / "letters.py").write_text("def größe(x):\n    return x\n", encoding="utf-8")
     (path / "slow_cases.py").write_text(
         "import time\nfrom jaxbp.verify.case import Case\n"
         "def slow(x):\n    print('started', flush=True)\n    time.sleep(60)\n    return x\n"
@@ -196,6 +202,53 @@ def test_a_table_that_could_not_run_whole_is_not_fine(shell):
     assert shell("verify", "--cases", "refused_cases", "--jobs", 1, *QUICK).returncode == 2
 
 
+def test_cases_that_cannot_be_drawn_could_not_run(shell):
+    run = shell("verify", "--cases", "undrawn_cases", "--jobs", 1)
+    assert (run.returncode, run.stderr) == (2, "")
+    rows = re.findall(r"^(\w+) +could not run: cannot draw its arguments: (\w+)", run.stdout, re.M)
+    assert rows == [("large", "ValueError"), ("none", "TypeError")]
+
+
+def test_what_comes_in_several_options_is_all_taken(shell):
+    words = ("--args", ARRAYS[0], "--args", ARRAYS[1], "--checks", "structure", "--checks", "nan")
+    run = shell("verify", "rules:right", *words)
+    assert (run.returncode, run.stderr) == (0, "")
+    assert "structure" in run.stdout
+    assert "nan" in run.stdout
+
+
+def test_a_failure_of_the_command_itself_is_no_refutation(monkeypatch, capsys):
+    def fails(options):
+        raise RuntimeError("a mistake")
+
+    monkeypatch.setattr(command, "_run", fails)
+    assert command.main(["verify"]) == 2
+    assert "Traceback" in capsys.readouterr().err  # of use to whoever mends it
+
+
+def test_letters_that_the_terminal_has_not_got_end_nothing(shell):
+    run = shell(
+        "verify", "letters:größe", "--args", "f32[2]", "--checks", "gradient",
+        LC_ALL="C.ISO-8859-1", PYTHONIOENCODING="ascii",
+    )  # fmt: skip
+    assert (run.returncode, run.stderr) == (0, "")
+    assert run.stdout.startswith(r"ok: nothing wrong found in letters:gr\xf6\xdfe")
+
+
+def test_a_full_disk_is_one_line(directory):
+    with open("/dev/full", "w") as full:
+        run = subprocess.run(
+            [sys.executable, "-m", "jaxbp", "verify", "--discover", "rules"],
+            cwd=directory,
+            env=_environment(PYTHONUNBUFFERED=""),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    assert run.returncode == 2
+    assert run.stderr == "jaxbp verify: OSError: [Errno 28] No space left on device\n"
+
+
 def test_discover(shell):
     run = shell("verify", "--discover", "rules")
     assert (run.returncode, run.stderr) == (0, "")
@@ -230,11 +283,27 @@ def _refusals():
         ((*on, *ARRAYS, "--reference", "no_such:f"), "cannot import no_such"),
         ((*on, *ARRAYS, "--json", "no/x.json"), "--json: cannot write no/x.json: No such file"),
         ((*on, *ARRAYS, "--json", "."), "--json: cannot write .: Is a directory"),
-        ((*on, *ARRAYS, "--seed", "x"), "argument --seed: invalid int value"),
+        ((*on, "w=f32[2]", "w=f32[3]"), "--args, number 2: w is given twice"),
+        ((*on, "f32[99999999999999999999]"), r"--args, number 1: .* expected a size"),
+        ((*on, "f32[9999999999,9999999999]"), "--args: cannot draw .*: ValueError: .*too big"),
+        ((*on, f"f32[{','.join('1' * 70)}]"), r"--args: cannot draw .*: ValueError: .*dimension"),
+        ((*on, "f32[999999999999]"), r"--args: cannot draw .*: \w*MemoryError: .*TiB"),
+        ((*on, "i32[3]<1e999"), r"--args, number 1: .* expected a finite number, got '1e999'"),
+        ((*on, "(" * 3000), r"--args, number 1: .* expected at most 100 brackets"),
+        ((*on, *ARRAYS, "--static", "k=" + "-" * 9000 + "1"), "--static k: expected a Python"),
+        ((*on, *ARRAYS, "--static", "k={[]}"), r"--static k: expected a Python .*got '{\[\]}'"),
+        ((*on, *ARRAYS, "--seed", "x"), "argument --seed: expected a number from 0, got 'x'"),
+        ((*on, *ARRAYS, "--seed", "-1"), "argument --seed: expected a number from 0, got '-1'"),
+        ((*on, *ARRAYS, "--seed", "9" * 5000), "argument --seed: expected a number from 0"),
         ((*on, *ARRAYS, "--cases", "rules"), "expected one of MODULE:FUNCTION, --cases"),
         ((*on, *ARRAYS, "--jobs", "0"), "argument --jobs: expected a number from 1, got '0'"),
         ((*on, *ARRAYS, "--checks", "magic"), "argument --checks: invalid choice: 'magic'"),
         (("verify", "--args", "f32[2]"), "--args needs a MODULE:FUNCTION"),
+        (("verify", "--reference", ""), "--reference needs a MODULE:FUNCTION"),
+        (("verify", ""), "expected MODULE:FUNCTION, got ''"),
+        (("verify", "lazy:f", *ARGS), "lazy:f: cannot take 'f' from lazy: ImportError: no f"),
+        (("verify", "--cases", ""), "argument --cases: expected the name of a module, got ''"),
+        (("verify", "--discover", ""), "argument --discover: expected the name of a module"),
         (("verify", "--cases", "no_cases"), "no_cases: expected a list CASES"),
         (("verify", "--cases", "no_such"), "cannot import no_such"),
         (("verify", "--discover", "no_such"), "cannot import no_such: ModuleNotFoundError"),
@@ -304,7 +373,7 @@ def test_a_reader_that_leaves_is_no_crash(directory):
     run = subprocess.run(
         [sys.executable, "-m", "jaxbp", "verify", "--discover", "rules"],
         cwd=directory,
-        env=_environment(),
+        env=_environment(PYTHONUNBUFFERED=""),  # as users have it: written at the end, at once
         stdout=writer,
         stderr=subprocess.PIPE,
         text=True,
