@@ -83,8 +83,12 @@ def check_vjp(
         checks, is not wrong: its row says undecided, and why.
 
     Raises:
-    chosen, seed = _chosen(checks), _natural(seed)
-    _refuse(fn, reference, kwargs)
+        ValueError: there is no floating array to differentiate by; an unknown name in `checks`; a
+            negative `seed`; JAX has no derivative of the function to compare with, and there is no
+            `reference`.
+        TypeError: `fn` returns no floating array, or asks for an array's value while traced; a
+            parameter is of another type than these; an argument is an array of no numbers, or a
+            `jax.ShapeDtypeStruct`.
         Whatever `fn` itself raises for these arguments.
 
     Example:
