@@ -82,7 +82,7 @@ def _moved(v: np.ndarray, rng: np.random.Generator, spread: float) -> np.ndarray
 
 def _zeroed(v: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     keep = rng.random(v.shape) > 0.25
-    if is_positive_definite(v):
+    if not np.all(np.isfinite(v)) or is_positive_definite(v):
         return v
     if _is_symmetric(v):
         keep &= np.swapaxes(keep, -1, -2)

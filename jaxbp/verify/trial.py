@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxbp.verify import comparison, data, primal, rounding
@@ -257,7 +258,7 @@ class Trial:
         return [
             Integers(names[k], np.asarray(v), functools.partial(displaced, k))
             for k, v in enumerate(self.subject.others)
-            if np.issubdtype(v.dtype, np.signedinteger)  # unsigned ones are keys and masks
+            if jnp.issubdtype(v.dtype, jnp.signedinteger)  # unsigned ones are keys and masks
         ]
 
     def as_given(self, fn: LeafFunction) -> Pullback:
@@ -356,7 +357,7 @@ def _vjp(fn: LeafFunction) -> Callable[..., Any]:
 
 
 def _eps(dtype: Any) -> float:
-    return float(jax.numpy.finfo(dtype).eps)
+    return float(jnp.finfo(dtype).eps)
 
 
 def _first_line(error: Exception) -> str:

@@ -495,3 +495,22 @@ def test_complex_arguments_raise_no_warning(back):
     fn = rule(lambda x: jnp.fft.fft(x), lambda _, dy: (back(dy),))
     report = check_vjp(fn, jax.lax.complex(normal(6), normal(6, seed=1)))
     assert report.ok is (back is jnp.fft.fft)
+
+
+@pytest.mark.parametrize("make", [jax.random.key, jax.random.PRNGKey])
+@pytest.mark.parametrize("factor", [1, 2])
+def test_keys_are_passed_on(make, factor):
+    def drop(key, x):
+        return jnp.where(jax.random.bernoulli(key, 0.5, x.shape), x, 0)
+
+    fn = rule(drop, lambda kept, dy: (None, factor * drop(kept[0], dy)))
+    report = check_vjp(fn, make(3), normal(8), checks=QUICK)
+    assert report.ok == (factor == 1), str(report)
+
+
+def test_infinities_among_the_arguments_raise_no_warning(recwarn):
+    softmax = rule(
+        lambda x: jax.nn.softmax(x), lambda y, dy: (y * dy,), lambda x: (softmax(x),) * 2
+    )
+    check_vjp(softmax, jnp.array([1.0, -jnp.inf, 3.0]))
+    assert not [w for w in recwarn if issubclass(w.category, RuntimeWarning)]
