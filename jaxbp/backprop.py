@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxbp.arguments import describe, reject
-from jaxbp.network import Layer, Params
+from jaxbp.arguments import describe, is_float, reject
+from jaxbp.network import Layer, Params, check_params
 
 
 class Sweep(NamedTuple):
@@ -58,8 +58,10 @@ def backprop(
       unit of its layer's output.
 
     Raises:
-      TypeError: if `network` is no `Layer`, or `loss` no function.
-      ValueError: if the loss is neither a scalar nor one value an example.
+      TypeError: if `network` is no `Layer`, or `loss` no function to real floating values; from the
+        layers, if an array is no real floating one, or their dtypes differ.
+      ValueError: if the loss is neither a scalar nor one value an example; from the layers, as from
+        `network.apply`, if parameters or input do not fit.
 
     Example:
       >>> from jaxbp import layers, sequential, half_squared_error
@@ -87,6 +89,7 @@ def backprop(
             y, residuals = layer.forward(params, x)
             outputs[path] = y
             return y, residuals
+        check_params(layer.layers, params)
         residuals = {}
         for name, inner in layer.layers.items():
             x, residuals[name] = forward(inner, _join(path, name), params.get(name, {}), x)
@@ -115,10 +118,16 @@ def backprop(
 def _first_sensitivity(
     loss: Callable[[jax.Array, Any], jax.Array], y: jax.Array, t: Any
 ) -> tuple[jax.Array, jax.Array]:
-    value, loss_bwd = jax.vjp(lambda y: loss(y, t), y)
-    if value.shape not in ((), y.shape[:1]):
-        expected = "a function that gives a scalar or one value an example"
-        raise reject("backprop", "loss", expected, describe(value))
+    def checked(y: jax.Array) -> jax.Array:
+        value = loss(y, t)
+        expected = "a function that gives a real floating scalar or one value an example"
+        if not isinstance(value, jax.Array) or not is_float(value.dtype):
+            raise reject("backprop", "loss", expected, describe(value), TypeError)
+        if value.shape not in ((), y.shape[:1]):
+            raise reject("backprop", "loss", expected, describe(value))
+        return value
+
+    value, loss_bwd = jax.vjp(checked, y)
     (dy,) = loss_bwd(jnp.ones_like(value))
     return jnp.sum(value), dy
 

@@ -1,8 +1,9 @@
 """The layers that a network is made of: each rule as four pure functions.
 
-A layer's `forward` hands on, as its residuals, the rule's own `bwd` with all that it needs, so
-`backward` only has to call it. The layers of `layers.conv(8, 3)` to `layers.flatten()` are named
-after the function in `jaxbp` that they apply, and take its options, which it describes.
+A layer's `forward` checks its arguments as the rule does, and hands on, as its residuals, the
+rule's own `bwd` with all that it needs, so `backward` only has to call it. The layers of
+`layers.conv(8, 3)` to `layers.flatten()` are named after the function in `jaxbp` that they apply,
+and take its options, which it describes.
 
 Each function here returns a `Layer`, whose parameters, if it has any, are a dict by the names that
 its docstring gives them. A bad option is a TypeError or a ValueError: of the function here where it
@@ -27,17 +28,17 @@ from types import MappingProxyType
 from typing import Any
 
 import jax
+import numpy as np
 from jax.nn.initializers import Initializer, he_normal, normal, ones, zeros
 from jax.tree_util import Partial
 
-from jaxbp.arguments import Shape, flag, ints, positive
+from jaxbp.arguments import Shape, describe, flag, floats, ints, positive, reject
 from jaxbp.network import Layer, Params, take
 from jaxbp.rules import activation as _activation
 from jaxbp.rules import conv as _conv
 from jaxbp.rules import dense as _dense
 from jaxbp.rules import pool as _pool
 from jaxbp.rules import subsample as _subsample
-from jaxbp.window import make_transposed_window, make_window
 
 # Variance 2 / fan-in: the scale that keeps relu networks' activations as large as their input.
 _HE_NORMAL = he_normal()
@@ -81,12 +82,10 @@ def conv(
         return _conv.conv(x, *_weights("layers.conv", params, bias), **options)
 
     def forward(params: Params, x: jax.Array) -> tuple[jax.Array, Any]:
-        w, b = _weights("layers.conv", params, bias)
-        window = make_window(
-            "conv", x.shape[1:-1], w.shape[:-2], stride=stride, padding=padding, dilation=dilation
-        )
-        y, residuals = _conv.conv_fwd(x, w, b, window, groups)
-        return y, Partial(partial(_conv.conv_bwd, window, groups), residuals)
+        weights = _weights("layers.conv", params, bias)
+        arguments = _conv.conv_arguments("conv", x, *weights, **options)
+        y, residuals = _conv.conv_fwd(*arguments)
+        return y, Partial(partial(_conv.conv_bwd, *arguments[3:]), residuals)
 
     return Layer(
         init,
@@ -136,13 +135,10 @@ def conv_transpose(
         return _conv.conv_transpose(x, *_weights(name, params, bias), **options)
 
     def forward(params: Params, x: jax.Array) -> tuple[jax.Array, Any]:
-        w, b = _weights(name, params, bias)
-        window, spatial = make_transposed_window(
-            name, x.shape[1:-1], w.shape[:-2], stride=stride, padding=padding, dilation=dilation
-        )
-        static = ((x.shape[0], *spatial, features), window, groups)
-        y, residuals = _conv.conv_transpose_fwd(x, w, b, *static)
-        return y, Partial(partial(_conv.conv_transpose_bwd, *static), residuals)
+        weights = _weights(name, params, bias)
+        arguments = _conv.conv_transpose_arguments(x, *weights, **options)
+        y, residuals = _conv.conv_transpose_fwd(*arguments)
+        return y, Partial(partial(_conv.conv_transpose_bwd, *arguments[3:]), residuals)
 
     return Layer(init, apply, forward, _weighted_backward, "conv_transpose", options)
 
@@ -168,7 +164,8 @@ def dense(features: int, *, bias: bool = True, weight_init: Initializer = _HE_NO
         return _dense.dense(x, *_weights("layers.dense", params, bias))
 
     def forward(params: Params, x: jax.Array) -> tuple[jax.Array, Any]:
-        y, residuals = _dense.dense_fwd(x, *_weights("layers.dense", params, bias))
+        arguments = _dense.dense_arguments(x, *_weights("layers.dense", params, bias))
+        y, residuals = _dense.dense_fwd(*arguments)
         return y, Partial(_dense.dense_bwd, residuals)
 
     return Layer(init, apply, forward, _weighted_backward, "dense")
@@ -198,9 +195,9 @@ def max_pool(
     }
 
     def forward(x: jax.Array) -> tuple[jax.Array, Any]:
-        made = _pool.pool_window("max_pool", x.shape, window, stride, padding, dilation)
-        y, residuals = _pool.max_pool_fwd(x, x.shape, made, ties)
-        return y, Partial(partial(_pool.max_pool_bwd, x.shape, made, ties), residuals)
+        arguments = _pool.max_pool_arguments(x, **options)
+        y, residuals = _pool.max_pool_fwd(*arguments)
+        return y, Partial(partial(_pool.max_pool_bwd, *arguments[1:]), residuals)
 
     apply = partial(_pool.max_pool, **options)
     return _fixed("max_pool", apply, forward, options, rule=_pool.max_pool)
@@ -224,10 +221,9 @@ def avg_pool(
     }
 
     def forward(x: jax.Array) -> tuple[jax.Array, Any]:
-        made = _pool.pool_window("avg_pool", x.shape, window, stride, padding, 1)
-        static = (x.shape, made, count_include_pad)
-        y, residuals = _pool.avg_pool_fwd(x, *static)
-        return y, Partial(partial(_pool.avg_pool_bwd, *static), residuals)
+        arguments = _pool.avg_pool_arguments(x, **options)
+        y, residuals = _pool.avg_pool_fwd(*arguments)
+        return y, Partial(partial(_pool.avg_pool_bwd, *arguments[1:]), residuals)
 
     return _fixed("avg_pool", partial(_pool.avg_pool, **options), forward, options)
 
@@ -239,6 +235,7 @@ def global_max_pool() -> Layer:
     """
 
     def forward(x: jax.Array) -> tuple[jax.Array, Any]:
+        x = _pool.with_places("global_max_pool", x)
         return _without_places(max_pool(x.shape[1:-1]), x)
 
     return _fixed("global_max_pool", _pool.global_max_pool, forward)
@@ -251,6 +248,7 @@ def global_avg_pool() -> Layer:
     """
 
     def forward(x: jax.Array) -> tuple[jax.Array, Any]:
+        x = _pool.with_places("global_avg_pool", x)
         return _without_places(avg_pool(x.shape[1:-1]), x)
 
     return _fixed("global_avg_pool", _pool.global_avg_pool, forward)
@@ -286,9 +284,9 @@ def subsample(window: Any) -> Layer:
 
     def forward(params: Params, x: jax.Array) -> tuple[jax.Array, Any]:
         beta, b = take("layers.subsample", params, "beta", "b")
-        static = (x.shape, _pool.pool_window("subsample", x.shape, window, None, "VALID", 1))
-        y, residuals = _subsample.subsample_fwd(x, beta, b, *static)
-        return y, Partial(partial(_subsample.subsample_bwd, *static), residuals)
+        arguments = _subsample.subsample_arguments(x, beta, b, window)
+        y, residuals = _subsample.subsample_fwd(*arguments)
+        return y, Partial(partial(_subsample.subsample_bwd, *arguments[3:]), residuals)
 
     def backward(bwd: Any, dy: jax.Array) -> tuple[Params, jax.Array]:
         dx, dbeta, db = bwd(dy)
@@ -315,7 +313,9 @@ def combine_maps(features: int, *, kernel_init: Initializer = _NORMAL) -> Layer:
         return _subsample.combine_maps(x, *take("layers.combine_maps", params, "c"))
 
     def forward(params: Params, x: jax.Array) -> tuple[jax.Array, Any]:
-        y, residuals = _subsample.combine_maps_fwd(x, *take("layers.combine_maps", params, "c"))
+        (c,) = take("layers.combine_maps", params, "c")
+        arguments = _subsample.combine_maps_arguments(x, c)
+        y, residuals = _subsample.combine_maps_fwd(*arguments)
         return y, Partial(_subsample.combine_maps_bwd, residuals)
 
     def backward(bwd: Any, dy: jax.Array) -> tuple[Params, jax.Array]:
@@ -391,6 +391,7 @@ def leaky_relu(slope: float = 0.01) -> Layer:
         _activation.leaky_relu_fwd,
         _activation.leaky_relu_bwd,
         slope,
+        arguments=_activation.leaky_relu_arguments,
     )
 
 
@@ -403,7 +404,12 @@ def gelu(approximate: bool = True) -> Layer:
       approximate: as given to `jaxbp.gelu`.
     """
     return _elementwise(
-        "gelu", _activation.gelu, _activation.gelu_fwd, _activation.gelu_bwd, approximate
+        "gelu",
+        _activation.gelu,
+        _activation.gelu_fwd,
+        _activation.gelu_bwd,
+        approximate,
+        arguments=_activation.gelu_arguments,
     )
 
 
@@ -416,7 +422,12 @@ def softmax(axis: int = -1) -> Layer:
       axis: as given to `jaxbp.softmax`.
     """
     return _elementwise(
-        "softmax", _activation.softmax, _activation.softmax_fwd, _activation.softmax_bwd, axis
+        "softmax",
+        _activation.softmax,
+        _activation.softmax_fwd,
+        _activation.softmax_bwd,
+        axis,
+        arguments=partial(_activation.softmax_arguments, "softmax"),
     )
 
 
@@ -434,6 +445,7 @@ def log_softmax(axis: int = -1) -> Layer:
         _activation.log_softmax_fwd,
         _activation.log_softmax_bwd,
         axis,
+        arguments=partial(_activation.softmax_arguments, "log_softmax"),
     )
 
 
@@ -441,6 +453,10 @@ def flatten() -> Layer:
     """Return a layer that makes one row of each example, `[N, …] -> [N, I]`."""
 
     def apply(x: jax.Array) -> jax.Array:
+        if not isinstance(x, jax.Array | np.ndarray):
+            raise reject("layers.flatten", "x", "an array", describe(x), TypeError)
+        if x.ndim == 0:
+            raise reject("layers.flatten", "x", "[N, …], at least of rank 1", describe(x))
         return x.reshape(x.shape[0], math.prod(x.shape[1:]))
 
     def forward(x: jax.Array) -> tuple[jax.Array, Any]:
@@ -468,15 +484,20 @@ def _elementwise(
     function: Callable[..., jax.Array],
     fwd: Callable[..., tuple[jax.Array, Any]],
     bwd: Callable[..., tuple[jax.Array]],
-    *static: Any,
+    *options: Any,
+    arguments: Callable[..., tuple[Any, ...]] | None = None,
 ) -> Layer:
-    """Return a layer of one array and of options that a rule does not differentiate."""
+    """Return a layer of one array and of options that a rule does not differentiate.
+
+    `arguments` checks both; without options that is one check for all.
+    """
 
     def forward(x: jax.Array) -> tuple[jax.Array, Any]:
+        x, *static = floats(kind, x=x) if arguments is None else arguments(x, *options)
         y, residuals = fwd(x, *static)
         return y, Partial(partial(bwd, *static), residuals)
 
-    return _fixed(kind, lambda x: function(x, *static), forward, rule=function)
+    return _fixed(kind, lambda x: function(x, *options), forward, rule=function)
 
 
 def _fixed(

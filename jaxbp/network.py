@@ -130,20 +130,14 @@ def sequential(*layers: Layer) -> Layer:
             x = jax.eval_shape(layer.apply, own, x)
         return params
 
-    def check(params: Params) -> None:
-        if not isinstance(params, Mapping) or not params.keys() <= named.keys():
-            got = describe(params) if not isinstance(params, Mapping) else sorted(params)
-            expected = f"a dict by layer, of {sorted(named)}"
-            raise reject("sequential", "params", expected, got)
-
     def apply(params: Params, x: jax.Array) -> jax.Array:
-        check(params)
+        check_params(named, params)
         for name, step in steps:
             x = step(params.get(name, {}), x)
         return x
 
     def forward(params: Params, x: jax.Array) -> tuple[jax.Array, Any]:
-        check(params)
+        check_params(named, params)
         residuals = {}
         for name, layer in named.items():
             x, residuals[name] = layer.forward(params.get(name, {}), x)
@@ -160,10 +154,17 @@ def sequential(*layers: Layer) -> Layer:
     return Layer(init, apply, forward, backward, "network", layers=types.MappingProxyType(named))
 
 
+def check_params(layers: Mapping[str, Layer], params: Params) -> None:
+    """Raise unless these can be a network's parameters: a dict whose keys are layers of it."""
+    if not isinstance(params, Mapping) or not params.keys() <= layers.keys():
+        got = describe(params) if not isinstance(params, Mapping) else list(params)
+        raise reject("sequential", "params", f"a dict by layer, of {sorted(layers)}", got)
+
+
 def take(layer: str, params: Any, *names: str) -> tuple[jax.Array, ...]:
     """Return a layer's parameters by name, or say which it needs."""
     if not isinstance(params, Mapping) or params.keys() != set(names):
-        got = sorted(params) if isinstance(params, Mapping) else describe(params)
+        got = list(params) if isinstance(params, Mapping) else describe(params)
         raise reject(layer, "params", f"a dict of {sorted(names)}", got)
     return tuple(params[name] for name in names)
 

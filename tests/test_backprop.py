@@ -220,12 +220,61 @@ BAD_CALLS = {
         "loss",
         ValueError,
     ),
+    "loss a Python number": (
+        lambda p, x, t: jaxbp.backprop(network(), lambda y, t: 1.0, p, x, t),
+        "loss",
+        TypeError,
+    ),
+    "loss an integer": (
+        lambda p, x, t: jaxbp.backprop(network(), lambda y, t: jnp.argmax(y), p, x, t),
+        "loss",
+        TypeError,
+    ),
+    "loss a pair": (
+        lambda p, x, t: jaxbp.backprop(network(), lambda y, t: (jnp.sum(y), y), p, x, t),
+        "loss",
+        TypeError,
+    ),
     "loss of another length": (
         lambda p, x, t: jaxbp.backprop(network(), lambda y, t: jnp.sum(y, axis=0), p, x, t),
         "loss",
         ValueError,
     ),
 }
+
+
+BAD_PROBLEMS = {
+    "integers": lambda p, x: (p, jnp.ones(SHAPE, jnp.uint8)),
+    "another dtype": lambda p, x: (p, x.astype(jnp.bfloat16)),
+    "more channels": lambda p, x: (p, jnp.ones((4, 6, 6, 2))),
+    "no channels": lambda p, x: (p, x[..., 0]),
+    "a list": lambda p, x: (p, x.tolist()),
+    "larger images": lambda p, x: (p, jnp.ones((4, 8, 8, 1), x.dtype)),
+    "no parameters": lambda p, x: ({}, x),
+    "parameters a list": lambda p, x: ([], x),
+    "a layer too many": lambda p, x: (p | {"dense7": {}}, x),
+    "a bias that would broadcast": lambda p, x: (
+        p | {"dense1": p["dense1"] | {"b": jnp.ones(1, x.dtype)}},
+        x,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD_PROBLEMS)
+def test_parameters_and_input_are_checked_as_by_apply(name, rng):
+    params, x, t = problem(rng)
+    params, x = BAD_PROBLEMS[name](params, x)
+    messages = []
+    for call in (
+        lambda: network().apply(params, x),
+        lambda: jaxbp.backprop(network(), jaxbp.half_squared_error, params, x, t),
+    ):
+        with pytest.raises(
+            (TypeError, ValueError), match=r"^[\w.]+: \w+ must be .*, got "
+        ) as raised:
+            call()
+        messages.append((raised.type, str(raised.value)))
+    assert messages[0] == messages[1]
 
 
 @pytest.mark.parametrize("name", BAD_CALLS)

@@ -1,6 +1,7 @@
 """Layers and networks: shapes, parameters, names, and the pairs that the sweep calls."""
 
 import copy
+import re
 
 import jax
 import jax.numpy as jnp
@@ -179,6 +180,7 @@ def lenet():
 
 
 SHAPE = (2, 6, 6, 1)
+KEY = jax.random.key(0)
 
 
 def test_a_network_names_its_layers_by_kind_and_number():
@@ -356,7 +358,67 @@ def test_a_batch_of_none():
     jax.tree.map(lambda g, p: np.testing.assert_array_equal(g, jnp.zeros_like(p)), grads, params)
 
 
-KEY = jax.random.key(0)
+# What no rule of this layer takes: options of a bad kind, params of a bad shape, and inputs.
+BAD_INPUTS = {
+    "integers": lambda shape: jnp.ones(shape, jnp.uint8),
+    "a list": lambda shape: [1.0, 2.0],
+    "a scalar": lambda shape: jnp.zeros(()),
+    "too many axes": lambda shape: jnp.ones((1, 1, 1, *shape)),
+    "more channels": lambda shape: jnp.ones((*shape[:-1], shape[-1] + 2)),
+    "another dtype": lambda shape: jnp.ones(shape, jnp.bfloat16),
+}
+
+
+def outcome(call):
+    """What comes of a call: the error, or the shape and dtype of the result."""
+    try:
+        y = call()
+    except Exception as error:
+        return type(error), str(error)
+    return y.shape, y.dtype
+
+
+@pytest.mark.parametrize("bad", BAD_INPUTS)
+@pytest.mark.parametrize("name", LAYERS)
+def test_forward_refuses_what_apply_refuses(name, bad):
+    """And in the same words, which come from the rule: nothing reaches XLA half-checked."""
+    layer, shape, _ = LAYERS[name]
+    params, x = layer.init(KEY, shape), BAD_INPUTS[bad](shape)
+    by_apply = outcome(lambda: layer.apply(params, x))
+    assert outcome(lambda: layer.forward(params, x)[0]) == by_apply
+    if isinstance(by_apply[1], str):
+        assert by_apply[0] in (TypeError, ValueError)
+        assert re.match(r"(layers\.)?\w+: (x|w|beta|b|c|axis|groups) must be .*, got ", by_apply[1])
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in LAYERS if "b" in LAYERS[name][0].init(KEY, (1, 4, 4, 4))]
+)
+def test_forward_refuses_a_bias_that_would_broadcast(name):
+    layer, shape, _ = LAYERS[name]
+    params = layer.init(KEY, shape) | {"b": jnp.ones(1)}
+    with pytest.raises(ValueError, match=rf"^{name.split()[0]}: b must be of shape .*, got "):
+        layer.forward(params, jnp.ones(shape))
+
+
+BAD_OPTIONS = {
+    "ties": (layers.max_pool(2, ties="last"), "max_pool: ties", ValueError),
+    "window": (layers.max_pool((2, 2, 2)), "max_pool: window", ValueError),
+    "divisor": (layers.avg_pool(2, count_include_pad=1), "avg_pool: count_include_pad", TypeError),
+    "axis": (layers.softmax(9), "softmax: axis", ValueError),
+    "axis of log_softmax": (layers.log_softmax("a"), "log_softmax: axis", TypeError),
+    "slope": (layers.leaky_relu("a"), "leaky_relu: slope", TypeError),
+    "approximate": (layers.gelu(1), "gelu: approximate", TypeError),
+}
+
+
+@pytest.mark.parametrize("name", BAD_OPTIONS)
+def test_forward_refuses_options_by_name(name):
+    layer, start, kind = BAD_OPTIONS[name]
+    for call in (layer.apply, layer.forward):
+        with pytest.raises(kind, match=rf"^{start} must be .*, got .+"):
+            call({}, jnp.ones(SHAPE))
+
 
 BAD_CALLS = {
     "a layer not called": (

@@ -362,8 +362,13 @@ def leaky_relu(x: Any, slope: float = 0.01) -> jax.Array:
     See also:
       `leaky_relu_grad`, `relu`.
     """
+    return _leaky_relu_rule(*leaky_relu_arguments(x, slope))
+
+
+def leaky_relu_arguments(x: Any, slope: Any) -> tuple[jax.Array, float]:
+    """Return `leaky_relu`'s arguments, checked."""
     (x,) = floats("leaky_relu", x=x)
-    return _leaky_relu_rule(x, number("leaky_relu", "slope", slope))
+    return x, number("leaky_relu", "slope", slope)
 
 
 # elu
@@ -531,8 +536,13 @@ def gelu(x: Any, approximate: bool = True) -> jax.Array:
     See also:
       `gelu_grad`, `silu`.
     """
+    return _gelu_rule(*gelu_arguments(x, approximate))
+
+
+def gelu_arguments(x: Any, approximate: Any) -> tuple[jax.Array, bool]:
+    """Return `gelu`'s arguments, checked."""
     (x,) = floats("gelu", x=x)
-    return _gelu_rule(x, flag("gelu", "approximate", approximate))
+    return x, flag("gelu", "approximate", approximate)
 
 
 def _normal_cdf(x: jax.Array, approximate: bool) -> jax.Array:
@@ -802,8 +812,13 @@ def softmax(x: Any, axis: int = -1) -> jax.Array:
     See also:
       `softmax_grad`, `log_softmax`, `softmax_cross_entropy`.
     """
-    (x,) = floats("softmax", x=x)
-    return _softmax_rule(x, check_axis("softmax", "axis", axis, x.ndim))
+    return _softmax_rule(*softmax_arguments("softmax", x, axis))
+
+
+def softmax_arguments(function: str, x: Any, axis: Any) -> tuple[jax.Array, int]:
+    """Return the arguments of `softmax` or `log_softmax`, checked."""
+    (x,) = floats(function, x=x)
+    return x, check_axis(function, "axis", axis, x.ndim)
 
 
 def _probabilities(x: jax.Array, axis: int) -> jax.Array:
@@ -907,5 +922,4 @@ def log_softmax(x: Any, axis: int = -1) -> jax.Array:
     See also:
       `log_softmax_grad`, `softmax`, `softmax_cross_entropy`.
     """
-    (x,) = floats("log_softmax", x=x)
-    return _log_softmax_rule(x, check_axis("log_softmax", "axis", axis, x.ndim))
+    return _log_softmax_rule(*softmax_arguments("log_softmax", x, axis))

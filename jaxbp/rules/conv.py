@@ -348,22 +348,10 @@ def conv_transpose(
     See also:
       `conv`, `conv_input_grad`.
     """
-    name = "conv_transpose"
-    x, w, b = _floats(name, x, w, b)
-    rank(name, "x", x, (3, 4, 5), _INPUT)
-    rank(name, "w", w, (x.ndim,), "[*K, O // groups, C] with x's spatial axes,")
-    features = w.shape[-2] * positive(name, "groups", groups)
-    if w.shape[-1] != x.shape[-1]:
-        expected = f"[*K, O // groups, C] with C = {x.shape[-1]} as x is {describe(x)}"
-        raise reject(name, "w", expected, describe(w))
-    groups = _check_kernel(name, "w", w.shape, groups, features)
-    if b is not None:
-        shape(name, "b", b, (features,), "one an output channel")
-    window, spatial = make_transposed_window(
-        name, x.shape[1:-1], w.shape[:-2], stride=stride, padding=padding, dilation=dilation
+    arguments = conv_transpose_arguments(
+        x, w, b, stride=stride, padding=padding, dilation=dilation, groups=groups
     )
-    output_shape = (x.shape[0], *spatial, features)
-    return _conv_transpose_rule(*vary_alike(x, w, b), output_shape, window, groups)
+    return _conv_transpose_rule(*vary_alike(*arguments[:3]), *arguments[3:])
 
 
 def conv_arguments(
@@ -380,6 +368,27 @@ def conv_arguments(
         function, x.shape[1:-1], w.shape[:-2], stride=stride, padding=padding, dilation=dilation
     )
     return x, w, b, window, groups
+
+
+def conv_transpose_arguments(
+    x: Any, w: Any, b: Any, *, stride: Any, padding: Any, dilation: Any, groups: Any
+) -> tuple[jax.Array, jax.Array, jax.Array | None, Shape, Window, int]:
+    """Return `conv_transpose`'s arguments, checked: arrays, output shape, window and groups."""
+    name = "conv_transpose"
+    x, w, b = _floats(name, x, w, b)
+    rank(name, "x", x, (3, 4, 5), _INPUT)
+    rank(name, "w", w, (x.ndim,), "[*K, O // groups, C] with x's spatial axes,")
+    features = w.shape[-2] * positive(name, "groups", groups)
+    if w.shape[-1] != x.shape[-1]:
+        expected = f"[*K, O // groups, C] with C = {x.shape[-1]} as x is {describe(x)}"
+        raise reject(name, "w", expected, describe(w))
+    groups = _check_kernel(name, "w", w.shape, groups, features)
+    if b is not None:
+        shape(name, "b", b, (features,), "one an output channel")
+    window, spatial = make_transposed_window(
+        name, x.shape[1:-1], w.shape[:-2], stride=stride, padding=padding, dilation=dilation
+    )
+    return x, w, b, (x.shape[0], *spatial, features), window, groups
 
 
 def _options(window: Window, groups: int) -> dict[str, Any]:

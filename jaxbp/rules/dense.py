@@ -163,12 +163,17 @@ def dense(x: Any, w: Any, b: Any = None) -> jax.Array:
     See also:
       `dense_input_grad`, `dense_weight_grad`, `dense_bias_grad`.
     """
+    return _dense_rule(*vary_alike(*dense_arguments(x, w, b)))
+
+
+def dense_arguments(x: Any, w: Any, b: Any) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+    """Return `dense`'s arguments, checked."""
     named = {"x": x, "w": w} if b is None else {"x": x, "w": w, "b": b}
     x, w, *bias = floats("dense", **named)
     _check_weights("dense", "x", x, w, axis=0)
     if bias:
         shape("dense", "b", bias[0], w.shape[1:], "one a column of w")
-    return _dense_rule(*vary_alike(x, w, bias[0] if bias else None))
+    return x, w, bias[0] if bias else None
 
 
 def _matmul(x: jax.Array, w: jax.Array) -> jax.Array:

@@ -214,11 +214,17 @@ def avg_pool(
     See also:
       `avg_pool_grad`, `max_pool`, `global_avg_pool`.
     """
+    return _avg_pool_rule(*avg_pool_arguments(x, window, stride, padding, count_include_pad))
+
+
+def avg_pool_arguments(
+    x: Any, window: Any, stride: Any, padding: Any, count_include_pad: Any
+) -> tuple[jax.Array, Shape, Window, bool]:
+    """Return `avg_pool`'s arguments, checked: x, its shape, window and what to divide by."""
     (x,) = floats("avg_pool", x=x)
     rank("avg_pool", "x", x, (3, 4, 5), _INPUT)
     made = pool_window("avg_pool", x.shape, window, stride, padding, 1)
-    count_include_pad = flag("avg_pool", "count_include_pad", count_include_pad)
-    return _avg_pool_rule(x, x.shape, made, count_include_pad)
+    return x, x.shape, made, flag("avg_pool", "count_include_pad", count_include_pad)
 
 
 def sum_pool_fwd(x: jax.Array, input_shape: Shape, window: Window) -> tuple[jax.Array, None]:
@@ -388,10 +394,17 @@ def max_pool(
     See also:
       `max_pool_grad`, `avg_pool`, `global_max_pool`.
     """
+    return _max_pool_rule(*max_pool_arguments(x, window, stride, padding, dilation, ties))
+
+
+def max_pool_arguments(
+    x: Any, window: Any, stride: Any, padding: Any, dilation: Any, ties: Any
+) -> tuple[jax.Array, Shape, Window, str]:
+    """Return `max_pool`'s arguments, checked: x, its shape, window and tie rule."""
     (x,) = floats("max_pool", x=x)
     rank("max_pool", "x", x, (3, 4, 5), _INPUT)
     made = pool_window("max_pool", x.shape, window, stride, padding, dilation)
-    return _max_pool_rule(x, x.shape, made, choice("max_pool", "ties", ties, TIES))
+    return x, x.shape, made, choice("max_pool", "ties", ties, TIES)
 
 
 def global_avg_pool(x: Any) -> jax.Array:
@@ -418,7 +431,7 @@ def global_avg_pool(x: Any) -> jax.Array:
     See also:
       `avg_pool`, `global_max_pool`.
     """
-    x = _with_places("global_avg_pool", x)
+    x = with_places("global_avg_pool", x)
     return avg_pool(x, x.shape[1:-1]).reshape(x.shape[0], x.shape[-1])
 
 
@@ -449,11 +462,12 @@ def global_max_pool(x: Any) -> jax.Array:
     See also:
       `max_pool`, `global_avg_pool`.
     """
-    x = _with_places("global_max_pool", x)
+    x = with_places("global_max_pool", x)
     return max_pool(x, x.shape[1:-1]).reshape(x.shape[0], x.shape[-1])
 
 
-def _with_places(function: str, x: Any) -> jax.Array:
+def with_places(function: str, x: Any) -> jax.Array:
+    """Return the argument of a pooling over all places, checked."""
     (x,) = floats(function, x=x)
     rank(function, "x", x, (3, 4, 5), _INPUT)
     if 0 in x.shape[1:-1]:

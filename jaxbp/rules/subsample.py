@@ -176,12 +176,19 @@ def subsample(x: Any, beta: Any, b: Any, window: Any) -> jax.Array:
     See also:
       `subsample_input_grad`, `subsample_beta_grad`, `conv_bias_grad`, `avg_pool`.
     """
+    arguments = subsample_arguments(x, beta, b, window)
+    return _subsample_rule(*vary_alike(*arguments[:3]), *arguments[3:])
+
+
+def subsample_arguments(
+    x: Any, beta: Any, b: Any, window: Any
+) -> tuple[jax.Array, jax.Array, jax.Array, Shape, Window]:
+    """Return `subsample`'s arguments, checked: arrays, the shape of x and the window."""
     x, beta, b = floats("subsample", x=x, beta=beta, b=b)
     rank("subsample", "x", x, (3, 4, 5), "[N, *S, C] with one to three spatial axes,")
     shape("subsample", "beta", beta, x.shape[-1:], "one a channel of x")
     shape("subsample", "b", b, x.shape[-1:], "one a channel of x")
-    made = pool_window("subsample", x.shape, window, None, "VALID", 1)
-    return _subsample_rule(*vary_alike(x, beta, b), x.shape, made)
+    return x, beta, b, x.shape, pool_window("subsample", x.shape, window, None, "VALID", 1)
 
 
 def _mean(x: jax.Array, window: Window) -> jax.Array:
@@ -292,12 +299,17 @@ def combine_maps(x: Any, c: Any) -> jax.Array:
     See also:
       `combine_maps_coefficient_grad`, `softmax`, `dense`.
     """
+    return _combine_maps_rule(*vary_alike(*combine_maps_arguments(x, c)))
+
+
+def combine_maps_arguments(x: Any, c: Any) -> tuple[jax.Array, jax.Array]:
+    """Return `combine_maps`'s arguments, checked."""
     x, c = floats("combine_maps", x=x, c=c)
     rank("combine_maps", "x", x, (3, 4, 5), "[N, *S, C] with one to three spatial axes,")
     rank("combine_maps", "c", c, (2,), "coefficients [C, O]")
     if c.shape[0] != x.shape[-1]:
         raise reject("combine_maps", "c", f"[C, O] with C {x.shape[-1]} as x has", describe(c))
-    return _combine_maps_rule(*vary_alike(x, c))
+    return x, c
 
 
 def _shares(c: jax.Array) -> jax.Array:
