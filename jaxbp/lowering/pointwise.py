@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import jax
@@ -36,7 +37,8 @@ def conv(x: jax.Array, w: jax.Array, window: Window, groups: int) -> jax.Array:
 
 def conv_kernel_grad(x: jax.Array, dy: jax.Array, window: Window, groups: int) -> jax.Array:
     """dw[*K, C, O] = xᵀ dy over all places that the stride visits."""
-    x, dy = (a.reshape(-1, a.shape[-1]) for a in (_visited(x, window), dy))
+    places = math.prod(dy.shape[:-1])
+    x, dy = (a.reshape(places, a.shape[-1]) for a in (_visited(x, window), dy))
     dw = _product(x, dy, ((0,), (0,)))
     return dw.reshape(*window.size, *dw.shape)
 

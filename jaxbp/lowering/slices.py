@@ -150,7 +150,10 @@ def gather(x: jax.Array, window: Window, value: float) -> jax.Array:
     n, *spatial, c = x.shape
     places = _places(window, tuple(spatial))
     flat = x.reshape(n, math.prod(spatial), c)
-    return jnp.moveaxis(jnp.take(flat, places, axis=1, mode="fill", fill_value=value), 1, 0)
+    # The place |S| is one more, of the value, and not left to JAX to fill: it refuses, or gives
+    # another shape, where |S| is 0.
+    flat = lax.pad(flat, jnp.asarray(value, x.dtype), [(0, 0, 0), (0, 1, 0), (0, 0, 0)])
+    return jnp.moveaxis(jnp.take(flat, places, axis=1, mode="clip"), 1, 0)
 
 
 def ungather(shares: jax.Array, input_shape: Shape, window: Window) -> jax.Array:

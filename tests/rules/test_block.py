@@ -117,6 +117,15 @@ def test_half_precision(dtype, rng):
         assert_close(a, np.asarray(b, np.float64), terms=600)
 
 
+@pytest.mark.parametrize("channels", [(0, 3), (2, 0)])
+def test_no_channels(channels):
+    c, o = channels
+    args = jnp.ones((2, 4, 4, c)), jnp.ones((1, 1, c, o)), jnp.ones((o,))
+    y, *cotangents = jax.jit(lambda *a: results(jaxbp.conv_relu_max_pool, a))(*args)
+    np.testing.assert_array_equal(y, np.ones((2, 2, 2, o)))  # the bias
+    assert [d.shape for d in cotangents] == [a.shape for a in args]
+
+
 def test_no_example():
     dx, dw, db = results(
         jaxbp.conv_relu_max_pool,

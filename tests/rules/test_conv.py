@@ -222,10 +222,11 @@ def test_a_batch_of_none(rng):
     np.testing.assert_array_equal(db, np.zeros(b.shape))
 
 
+@pytest.mark.parametrize("kernel", [2, 1])
 @pytest.mark.parametrize("channels", [(0, 3), (2, 0)])
-def test_no_channels(channels):
+def test_no_channels(channels, kernel):
     c, o = channels
-    x, w, b = jnp.ones((2, 3, 3, c)), jnp.ones((2, 2, c, o)), jnp.ones((o,))
+    x, w, b = jnp.ones((2, 3, 3, c)), jnp.ones((kernel, kernel, c, o)), jnp.ones((o,))
     y, (dx, dw, db) = compiled(jaxbp.conv, (x, w, b))
     assert (y.shape, dx.shape, dw.shape, db.shape) == ((2, 3, 3, o), x.shape, w.shape, b.shape)
     np.testing.assert_array_equal(y, np.ones(y.shape))  # the bias

@@ -196,6 +196,16 @@ def test_a_batch_of_none(rng):
     np.testing.assert_array_equal(db, np.zeros(b.shape))
 
 
+@pytest.mark.parametrize("kernel", [2, 1])
+@pytest.mark.parametrize("channels", [(0, 3), (2, 0)])
+def test_no_channels(channels, kernel):
+    c, o = channels
+    x, w, b = jnp.ones((2, 3, 3, c)), jnp.ones((kernel, kernel, o, c)), jnp.ones((o,))
+    y, (dx, dw, db) = compiled(jaxbp.conv_transpose, (x, w, b))
+    assert (y.shape, dx.shape, dw.shape, db.shape) == ((2, 3, 3, o), x.shape, w.shape, b.shape)
+    np.testing.assert_array_equal(y, np.ones(y.shape))  # the bias
+
+
 def test_a_kernel_larger_than_all_gives_no_places(rng):
     case = CASES["2d kernel larger than all"]
     x, w, b = arrays(rng, case, CHANNELS["one group"])

@@ -604,6 +604,19 @@ def test_empty_arrays(shape):
         np.testing.assert_array_equal(dx, np.zeros(shape))
 
 
+@pytest.mark.parametrize("padding", ["SAME", ((3, 9), (3, 9))])
+@pytest.mark.parametrize("ties", TIES)
+def test_a_window_of_many_cells_over_no_places(ties, padding):
+    """Every window, if there is one, lies in the padding altogether."""
+    x = jnp.ones((2, 0, 4, 1))
+    y, (dx,) = compiled(
+        lambda x: jaxbp.max_pool(x, (9, 8), stride=1, padding=padding, ties=ties), (x,)
+    )
+    shape = (2, 0, 4, 1) if padding == "SAME" else (2, 4, 9, 1)
+    np.testing.assert_array_equal(y, np.full(shape, -np.inf))
+    assert dx.shape == x.shape
+
+
 X, DY, WINNER = np.ones((2, 4, 4, 3)), np.ones((2, 2, 2, 3)), np.zeros((2, 2, 2, 3), np.uint8)
 SHAPE = (2, 4, 4, 3)
 mx, av, mg, ag = jaxbp.max_pool, jaxbp.avg_pool, jaxbp.max_pool_grad, jaxbp.avg_pool_grad
