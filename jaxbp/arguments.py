@@ -121,15 +121,20 @@ def shape(function: str, argument: str, value: Any, expected: Shape, why: str) -
 
 
 def shape_tuple(
-    function: str, argument: str, value: Any, ranks: tuple[int, ...], layout: str
+    function: str, argument: str, value: Any, ranks: tuple[int, ...] | None, layout: str
 ) -> Shape:
-    """Return a shape given by the user as a tuple of ints that are not negative."""
-    expected = f"a shape {layout} of {' or '.join(map(str, ranks))} ints, none negative"
+    """Return a shape given by the user as a tuple of ints that are not negative.
+
+    It has one of the ranks, or any but 0 where they are None.
+    """
+    wanted = "one or more" if ranks is None else " or ".join(map(str, ranks))
+    expected = f"a shape {layout} of {wanted} ints, none negative"
     try:
         result = tuple(integer(n) for n in value)
     except TypeError:
         raise reject(function, argument, expected, describe(value), TypeError) from None
-    if len(result) not in ranks or min(result, default=0) < 0:
+    of_rank = bool(result) if ranks is None else len(result) in ranks
+    if not of_rank or any(n < 0 for n in result):
         raise reject(function, argument, expected, describe(value))
     return result
 
@@ -151,7 +156,7 @@ def ints(function: str, argument: str, value: Any, axes: int, least: int = 1) ->
             result = tuple(integer(v) for v in value)
         except TypeError:
             raise reject(function, argument, expected, describe(value), TypeError) from None
-    if len(result) != axes or min(result) < least:
+    if len(result) != axes or any(n < least for n in result):
         raise reject(function, argument, expected, describe(value))
     return result
 

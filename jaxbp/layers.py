@@ -32,7 +32,16 @@ import numpy as np
 from jax.nn.initializers import Initializer, he_normal, normal, ones, zeros
 from jax.tree_util import Partial
 
-from jaxbp.arguments import Shape, describe, flag, floats, ints, positive, reject
+from jaxbp.arguments import (
+    Shape,
+    describe,
+    flag,
+    floats,
+    ints,
+    positive,
+    reject,
+    shape_tuple,
+)
 from jaxbp.network import Layer, Params, take
 from jaxbp.rules import activation as _activation
 from jaxbp.rules import conv as _conv
@@ -74,8 +83,11 @@ def conv(
     options = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
 
     def init(key: Any, input_shape: Shape) -> Params:
+        channels = _channels("layers.conv", input_shape)
         size = ints("layers.conv", "kernel", kernel, len(input_shape) - 2)
-        w = kernel_init(key, (*size, input_shape[-1] // groups, features))
+        shape = (*size, channels // groups, features)
+        _conv.check_kernel("layers.conv", "kernel", shape, groups, channels)
+        w = kernel_init(key, shape)
         return {"w": w, "b": zeros(key, (features,))} if bias else {"w": w}
 
     def apply(params: Params, x: jax.Array) -> jax.Array:
@@ -127,8 +139,11 @@ def conv_transpose(
     options = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
 
     def init(key: Any, input_shape: Shape) -> Params:
+        channels = _channels(name, input_shape)
         size = ints(name, "kernel", kernel, len(input_shape) - 2)
-        w = kernel_init(key, (*size, features // groups, input_shape[-1]))
+        shape = (*size, features // groups, channels)
+        _conv.check_kernel(name, "kernel", shape, groups, features)
+        w = kernel_init(key, shape)
         return {"w": w, "b": zeros(key, (features,))} if bias else {"w": w}
 
     def apply(params: Params, x: jax.Array) -> jax.Array:
@@ -157,7 +172,8 @@ def dense(features: int, *, bias: bool = True, weight_init: Initializer = _HE_NO
     bias = flag("layers.dense", "bias", bias)
 
     def init(key: Any, input_shape: Shape) -> Params:
-        w = weight_init(key, (input_shape[-1], features))
+        *_, inputs = shape_tuple("layers.dense", "input_shape", input_shape, None, "(..., I)")
+        w = weight_init(key, (inputs, features))
         return {"w": w, "b": zeros(key, (features,))} if bias else {"w": w}
 
     def apply(params: Params, x: jax.Array) -> jax.Array:
@@ -275,8 +291,8 @@ def subsample(window: Any) -> Layer:
     """
 
     def init(key: Any, input_shape: Shape) -> Params:
-        channels = input_shape[-1:]
-        return {"beta": ones(key, channels), "b": zeros(key, channels)}
+        channels = _channels("layers.subsample", input_shape)
+        return {"beta": ones(key, (channels,)), "b": zeros(key, (channels,))}
 
     def apply(params: Params, x: jax.Array) -> jax.Array:
         beta, b = take("layers.subsample", params, "beta", "b")
@@ -307,7 +323,8 @@ def combine_maps(features: int, *, kernel_init: Initializer = _NORMAL) -> Layer:
     features = positive("layers.combine_maps", "features", features)
 
     def init(key: Any, input_shape: Shape) -> Params:
-        return {"c": kernel_init(key, (input_shape[-1], features))}
+        channels = _channels("layers.combine_maps", input_shape)
+        return {"c": kernel_init(key, (channels, features))}
 
     def apply(params: Params, x: jax.Array) -> jax.Array:
         return _subsample.combine_maps(x, *take("layers.combine_maps", params, "c"))
@@ -467,6 +484,11 @@ def flatten() -> Layer:
 
 def _unflatten(shape: Shape, dy: jax.Array) -> tuple[jax.Array]:
     return (dy.reshape(shape),)
+
+
+def _channels(layer: str, input_shape: Any) -> int:
+    """Return C of an input `(N, *S, C)` with one to three spatial axes."""
+    return shape_tuple(layer, "input_shape", input_shape, (3, 4, 5), "(N, *S, C)")[-1]
 
 
 def _weights(layer: str, params: Any, bias: bool) -> tuple[jax.Array, jax.Array | None]:

@@ -119,8 +119,7 @@ def sequential(*layers: Layer) -> Layer:
 
     def init(key: Any, input_shape: Shape) -> Params:
         params = {}
-        ranks = tuple(range(1, 6))
-        input_shape = shape_tuple("sequential", "input_shape", input_shape, ranks, "(N, *S, C)")
+        input_shape = shape_tuple("sequential", "input_shape", input_shape, None, "(N, *S, C)")
         x = jax.ShapeDtypeStruct(input_shape, jnp.result_type(float))
         for name, layer in named.items():
             key, subkey = jax.random.split(key)

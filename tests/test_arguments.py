@@ -156,6 +156,22 @@ def test_axis():
             arguments.axis("f", "axis", value, 3)
 
 
+def test_a_shape_of_any_rank_but_zero():
+    assert arguments.shape_tuple("f", "s", [1, 2, 3, 4, 5, 6], None, "(..., C)") == (
+        1,
+        2,
+        3,
+        4,
+        5,
+        6,
+    )
+    for value, kind in [((), ValueError), ((-1,), ValueError), (2, TypeError)]:
+        with pytest.raises(
+            kind, match=r"^f: s must be a shape .* of one or more ints, none negative"
+        ):
+            arguments.shape_tuple("f", "s", value, None, "(..., C)")
+
+
 def test_shape_tuple():
     assert arguments.shape_tuple("f", "s", np.array([2, 0]), (2,), "(N, C)") == (2, 0)
     for value, kind in [

@@ -452,6 +452,56 @@ BAD_CALLS = {
         "sequential: input_shape",
         ValueError,
     ),
+    "input_shape without spatial axes": (
+        lambda: jaxbp.sequential(layers.flatten(), layers.conv(4, 3)).init(KEY, SHAPE),
+        "layers.conv: input_shape",
+        ValueError,
+    ),
+    "input_shape flat for conv_transpose": (
+        lambda: layers.conv_transpose(4, 3).init(KEY, (2, 36)),
+        "layers.conv_transpose: input_shape",
+        ValueError,
+    ),
+    "input_shape of four spatial axes": (
+        lambda: layers.conv(4, 3).init(KEY, (1, 2, 2, 2, 2, 1)),
+        "layers.conv: input_shape",
+        ValueError,
+    ),
+    "input_shape of no axis": (
+        lambda: layers.dense(4).init(KEY, ()),
+        "layers.dense: input_shape",
+        ValueError,
+    ),
+    "input_shape None": (
+        lambda: layers.dense(4).init(KEY, None),
+        "layers.dense: input_shape",
+        TypeError,
+    ),
+    "input_shape of a map alone": (
+        lambda: layers.subsample(2).init(KEY, (3,)),
+        "layers.subsample: input_shape",
+        ValueError,
+    ),
+    "input_shape flat for combine_maps": (
+        lambda: layers.combine_maps(2).init(KEY, (2, 3)),
+        "layers.combine_maps: input_shape",
+        ValueError,
+    ),
+    "groups that do not divide the channels": (
+        lambda: layers.conv(4, 3, groups=2).init(KEY, (1, 5, 5, 3)),
+        "layers.conv: groups",
+        ValueError,
+    ),
+    "groups that do not divide the features": (
+        lambda: layers.conv(5, 3, groups=2).init(KEY, (1, 5, 5, 4)),
+        "layers.conv: groups",
+        ValueError,
+    ),
+    "groups that do not divide the transposed features": (
+        lambda: layers.conv_transpose(5, 3, groups=2).init(KEY, (1, 5, 5, 4)),
+        "layers.conv_transpose: groups",
+        ValueError,
+    ),
     "params of another network": (
         lambda: lenet().apply({"conv9": {}}, jnp.ones(SHAPE)),
         "sequential: params",

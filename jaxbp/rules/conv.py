@@ -79,7 +79,7 @@ def conv_kernel_grad(
     x, dy = floats(name, x=x, dy=dy)
     rank(name, "x", x, (3, 4, 5), _INPUT)
     kernel_shape = shape_tuple(name, "kernel_shape", kernel_shape, (x.ndim,), "(*K, C//groups, O)")
-    groups = _check_kernel(name, "kernel_shape", kernel_shape, groups, x.shape[-1])
+    groups = check_kernel(name, "kernel_shape", kernel_shape, groups, x.shape[-1])
     window = make_window(
         name, x.shape[1:-1], kernel_shape[:-2], stride=stride, padding=padding, dilation=dilation
     )
@@ -133,7 +133,7 @@ def conv_input_grad(
     rank(name, "dy", dy, (3, 4, 5), "[N, *S_out, O] with one to three spatial axes,")
     rank(name, "w", w, (dy.ndim,), "[*K, C // groups, O] with dy's spatial axes,")
     input_shape = shape_tuple(name, "input_shape", input_shape, (dy.ndim,), "(N, *S, C)")
-    groups = _check_kernel(name, "w", w.shape, groups, input_shape[-1])
+    groups = check_kernel(name, "w", w.shape, groups, input_shape[-1])
     window = make_window(
         name, input_shape[1:-1], w.shape[:-2], stride=stride, padding=padding, dilation=dilation
     )
@@ -361,7 +361,7 @@ def conv_arguments(
     x, w, b = _floats(function, x, w, b)
     rank(function, "x", x, (3, 4, 5), _INPUT)
     rank(function, "w", w, (x.ndim,), _KERNEL)
-    groups = _check_kernel(function, "w", w.shape, groups, x.shape[-1])
+    groups = check_kernel(function, "w", w.shape, groups, x.shape[-1])
     if b is not None:
         shape(function, "b", b, w.shape[-1:], "one an output channel of w")
     window = make_window(
@@ -382,7 +382,7 @@ def conv_transpose_arguments(
     if w.shape[-1] != x.shape[-1]:
         expected = f"[*K, O // groups, C] with C = {x.shape[-1]} as x is {describe(x)}"
         raise reject(name, "w", expected, describe(w))
-    groups = _check_kernel(name, "w", w.shape, groups, features)
+    groups = check_kernel(name, "w", w.shape, groups, features)
     if b is not None:
         shape(name, "b", b, (features,), "one an output channel")
     window, spatial = make_transposed_window(
@@ -405,7 +405,8 @@ def _floats(function: str, x: Any, w: Any, b: Any) -> tuple[jax.Array, jax.Array
     return x, w, bias[0] if bias else None
 
 
-def _check_kernel(function: str, argument: str, kernel: Shape, groups: Any, channels: int) -> int:
+def check_kernel(function: str, argument: str, kernel: Shape, groups: Any, channels: int) -> int:
+    """Return the groups if a kernel `[*K, channels // groups, O]` can have them, and is one."""
     groups = positive(function, "groups", groups)
     if channels % groups or kernel[-1] % groups:
         expected = f"a divisor of the channels {channels} and {kernel[-1]}"
