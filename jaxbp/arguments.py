@@ -8,7 +8,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.export import is_symbolic_dim
 
+# In `jax.export` of symbolic shapes, sizes are expressions that count as ints where they can.
 Shape = tuple[int, ...]
 
 
@@ -130,12 +132,23 @@ def shape_tuple(
     wanted = "one or more" if ranks is None else " or ".join(map(str, ranks))
     expected = f"a shape {layout} of {wanted} ints, none negative"
     try:
-        result = tuple(integer(n) for n in value)
+        result = tuple(map(dimension, value))
     except TypeError:
         raise reject(function, argument, expected, describe(value), TypeError) from None
     of_rank = bool(result) if ranks is None else len(result) in ranks
-    if not of_rank or any(n < 0 for n in result):
+    if not of_rank or any(known(n) and n < 0 for n in result):
         raise reject(function, argument, expected, describe(value))
+    return result
+
+
+def known(*sizes: Any) -> bool:
+    """Return whether these sizes are numbers, as all are but in `jax.export` of symbolic shapes."""
+    return not any(map(is_symbolic_dim, sizes))
+
+
+def not_negative(size: int) -> int:
+    """Return the size, or 0 if it is less."""
+    result: int = jax.core.max_dim(size, 0)
     return result
 
 
@@ -144,6 +157,11 @@ def integer(value: Any) -> int:
     if isinstance(value, bool):
         raise TypeError
     return operator.index(value)
+
+
+def dimension(value: Any) -> int:
+    """Return an int or a size not known yet; TypeError for anything else."""
+    return integer(value) if known(value) else value
 
 
 def ints(function: str, argument: str, value: Any, axes: int, least: int = 1) -> Shape:

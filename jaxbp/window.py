@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from jaxbp.arguments import Shape, choice, describe, integer, ints, reject
+from jaxbp.arguments import Shape, choice, describe, dimension, ints, known, not_negative, reject
 
 Pairs = tuple[tuple[int, int], ...]
 
@@ -54,6 +54,11 @@ class Window(NamedTuple):
             )
         )
 
+    @property
+    def pads(self) -> bool:
+        """Whether a cell of a window may lie in the padding."""
+        return not all(known(p) and p <= 0 for pair in self.padding for p in pair)
+
     def offsets(self) -> Iterator[Shape]:
         """Each cell's place from the window's first cell, dilated, in row-major order."""
         for cell in itertools.product(*map(range, self.size)):
@@ -66,7 +71,7 @@ class Window(NamedTuple):
     def output(self, spatial: Shape) -> Shape:
         """The number of windows along each axis: whole windows only, remainders are dropped."""
         return tuple(
-            max(0, (n - span) // s + 1)
+            not_negative((n - span) // s + 1)
             for n, span, s in zip(self.padded(spatial), self.span, self.stride, strict=True)
         )
 
@@ -76,6 +81,11 @@ class Window(NamedTuple):
             s * (n - 1) + span if n else 0
             for n, s, span in zip(windows, self.stride, self.span, strict=True)
         )
+
+
+def dilated(n: int, stride: int) -> int:
+    """How far so many places reach that lie a stride apart, first to last, both counted."""
+    return not_negative(stride * (n - 1) + 1)
 
 
 def make_window(
@@ -94,7 +104,7 @@ def make_window(
     dilation = ints(function, "dilation", dilation, axes)
     window = Window(size, stride, ((0, 0),) * axes, dilation)
     window = window._replace(padding=_padding(function, padding, spatial, window))
-    if min(window.padded(spatial), default=0) < 0:
+    if any(known(n) and n < 0 for n in window.padded(spatial)):
         raise reject(
             function, "padding", f"a crop of at most the input's {spatial}", describe(padding)
         )
@@ -105,11 +115,11 @@ def make_pairs(function: str, padding: Any, axes: int) -> Pairs:
     """Return an int, or one (low, high) pair a spatial axis, as pairs."""
     expected = f"'SAME', 'VALID', an int or {axes} (low, high) pairs of ints (one a spatial axis)"
     try:
-        return ((integer(padding),) * 2,) * axes
+        return ((dimension(padding),) * 2,) * axes
     except TypeError:
         pass
     try:
-        pairs = tuple(tuple(integer(p) for p in pair) for pair in padding)
+        pairs = tuple(tuple(map(dimension, pair)) for pair in padding)
     except TypeError:
         raise reject(function, "padding", expected, describe(padding), TypeError) from None
     if len(pairs) != axes or any(len(pair) != 2 for pair in pairs):
@@ -124,7 +134,7 @@ def _padding(function: str, padding: Any, spatial: Shape, window: Window) -> Pai
         return ((0, 0),) * len(spatial)
     pairs = []
     for n, span, s in zip(spatial, window.span, window.stride, strict=True):
-        total = max(0, (-(-n // s) - 1) * s + span - n)  # ceil(n / s) windows
+        total = not_negative((-(-n // s) - 1) * s + span - n)  # ceil(n / s) windows
         pairs.append((total // 2, total - total // 2))
     return tuple(pairs)
 
@@ -162,14 +172,15 @@ def make_transposed_window(
         )
     )
     padded = tuple(
-        (s * (n - 1) + 1 if n else 0) + low + high
-        for n, s, (low, high) in zip(spatial, stride, pairs, strict=True)
+        dilated(n, s) + low + high for n, s, (low, high) in zip(spatial, stride, pairs, strict=True)
     )
-    if min(padded, default=0) < 0:
+    if any(known(n) and n < 0 for n in padded):
         raise reject(
             function, "padding", f"a crop of at most the dilated {spatial}", describe(padding)
         )
-    return window, tuple(max(0, n - span + 1) for n, span in zip(padded, window.span, strict=True))
+    return window, tuple(
+        not_negative(n - span + 1) for n, span in zip(padded, window.span, strict=True)
+    )
 
 
 def _transposed_padding(span: int, stride: int, padding: str) -> tuple[int, int]:

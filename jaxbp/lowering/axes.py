@@ -15,7 +15,7 @@ from jax import lax
 
 from jaxbp.arguments import vary_alike
 from jaxbp.lowering.slices import beats, not_in_padding, pad, winner_dtype
-from jaxbp.window import Window
+from jaxbp.window import Window, dilated
 
 
 def max_pool(x: jax.Array, window: Window) -> tuple[jax.Array, jax.Array]:
@@ -34,7 +34,7 @@ def _along(
 ) -> tuple[jax.Array, jax.Array]:
     stride, dilation = window.stride[axis], window.dilation[axis]
     inner = math.prod(window.size[axis + 1 :])
-    reach = stride * (windows - 1) + 1 if windows else 0
+    reach = dilated(windows, stride)
 
     def cell(m: jax.Array) -> tuple[jax.Array, jax.Array]:
         y_m, winner_m = (

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 import jax
 from jax import lax
 
+from jaxbp.arguments import known
+
 
 class Row(NamedTuple):
     """A strategy for an operation."""
@@ -18,6 +20,7 @@ class Row(NamedTuple):
     run: Callable[..., Any]
     can: Callable[..., bool]  # of the operation's own arguments
     wins: Callable[..., bool]  # of the same, where it can
+    any_size: bool = False  # whether sizes may be unknown, as in `jax.export` of symbolic shapes
 
 
 # Each operation's rows; `table` fills it. And the operations that one row serves on all platforms.
@@ -64,10 +67,13 @@ def use(name: str) -> Iterator[None]:
 def choose(operation: str, *case: Any) -> tuple[Row, bool]:
     """Return the row for a case on a CPU, and whether it was forced by name."""
     forced = _forced.value
-    for row in TABLE[operation]:
+    rows = TABLE[operation]
+    if not known(*(n for operand in case for n in getattr(operand, "shape", ()))):
+        rows = tuple(row for row in rows if row.any_size)
+    for row in rows:
         if row.name == forced and row.can(*case):
             return row, True
-    return next(row for row in TABLE[operation] if row.can(*case) and row.wins(*case)), False
+    return next(row for row in rows if row.can(*case) and row.wins(*case)), False
 
 
 @partial(jax.jit, static_argnums=(0, 1), inline=True)

@@ -12,12 +12,14 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxbp.arguments import vary_alike
+from jaxbp.arguments import known, vary_alike
 
 
 def each_piece(run: Callable[..., Any], examples: int, *batches: jax.Array) -> Any:
     """run(*batches), so many examples at a time: arrays [N, …] in, a tree of arrays [N, …] out."""
     n = batches[0].shape[0]
+    if not known(n):
+        return run(*batches)
     size = _even(n, examples)
     pieces, rest = divmod(n, size)
     if pieces == 1 and not rest:
@@ -44,6 +46,8 @@ def each_piece(run: Callable[..., Any], examples: int, *batches: jax.Array) -> A
 def sum_pieces(run: Callable[..., Any], examples: int, *batches: jax.Array) -> Any:
     """run(*batches), so many examples at a time, where run sums over examples."""
     n = batches[0].shape[0]
+    if not known(n):
+        return run(*batches)
     size = _even(n, examples)
     pieces, rest = divmod(n, size)
     if pieces == 1 and not rest:

@@ -22,12 +22,12 @@ def max_pool_grad(
         stride, dilation, low = window.stride[axis], window.dilation[axis], window.low[axis]
         along = [1] * winner.ndim
         along[1 + axis] = -1
-        first = (np.arange(windows[axis], dtype=np.int32) * stride - low).reshape(along)
+        first = (jnp.arange(windows[axis], dtype=np.int32) * stride - low).reshape(along)
         place = first + dilation * (cell % window.size[axis])
         cell = cell // window.size[axis]
         # A place before the input would count from its end; put it beyond, where it is dropped.
         places.insert(0, jnp.where(place < 0, input_shape[1 + axis], place))
-    example = np.arange(n, dtype=np.int32).reshape(-1, *(1 for _ in windows), 1)
-    channel = np.arange(c, dtype=np.int32)
+    example = jnp.arange(n, dtype=np.int32).reshape(-1, *(1 for _ in windows), 1)
+    channel = jnp.arange(c, dtype=np.int32)
     (dx,) = vary_alike(jnp.zeros(input_shape, wide.dtype), wide)[:1]
     return dx.at[example, *places, channel].add(wide, mode="drop").astype(dy.dtype)

@@ -10,14 +10,15 @@ import functools
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxbp.arguments import Shape, sum_dtype, vary_alike
-from jaxbp.window import Window
+from jaxbp.arguments import Shape, known, sum_dtype, vary_alike
+from jaxbp.window import Window, dilated
 
 
 def max_pool(x: jax.Array, window: Window) -> tuple[jax.Array, jax.Array]:
@@ -86,22 +87,27 @@ def not_in_padding(y: jax.Array, winner: jax.Array, window: Window, shape: Shape
     """The winner, moved from the padding to the window's first cell in the input, if it has one."""
     # Padding is -inf, so it can only win in a window whose input cells are -inf too; the first of
     # those is the winner then.
-    inside = cells_inside(window, shape[1:-1])
-    first = np.argmax(inside, axis=0).astype(winner.dtype)
-    if not first.any():
+    if not window.pads:
         return winner
+    first = cells_inside(window, shape[1:-1]).argmax(axis=0).astype(winner.dtype)
     return jnp.where(y == -jnp.inf, first[None, ..., None], winner)
 
 
-def cells_inside(window: Window, spatial: Shape) -> np.ndarray:
-    """bool[|K|, *S_out]: whether the cell of the window lies in the input, not in the padding."""
-    inside = np.ones((window.cells, *window.output(spatial)), bool)
-    for m, offset in enumerate(window.offsets()):
-        for axis, (o, n) in enumerate(zip(offset, spatial, strict=True)):
-            place = np.arange(inside.shape[1 + axis]) * window.stride[axis] + o - window.low[axis]
-            along = [1] * len(spatial)
-            along[axis] = -1
-            inside[m] &= ((place >= 0) & (place < n)).reshape(along)
+def cells_inside(window: Window, spatial: Shape) -> Any:
+    """bool[|K|, *S_out]: whether the cell of the window lies in the input, not in the padding.
+
+    A NumPy array, if the sizes are known.
+    """
+    numpy: Any = np if known(*spatial) else jnp
+    windows = window.output(spatial)
+    offsets = np.array(list(window.offsets()), np.int32).reshape(window.cells, -1)
+    inside = np.ones((), bool)
+    for axis, (n, m, low) in enumerate(zip(spatial, windows, window.low, strict=True)):
+        first = numpy.arange(m, dtype=np.int32) * window.stride[axis] - low
+        place = offsets[:, axis, None] + first
+        along = [window.cells] + [1] * len(spatial)
+        along[1 + axis] = m
+        inside = inside & ((place >= 0) & (place < n)).reshape(along)
     return inside
 
 
@@ -135,8 +141,7 @@ def unslice(shares: Iterable[jax.Array], input_shape: Shape, window: Window) -> 
         for n, m, o, s, low in zip(
             input_shape[1:-1], share.shape[1:-1], offset, window.stride, window.low, strict=True
         ):
-            reach = s * (m - 1) + 1 if m else 0
-            config.append((o - low, n - (o - low) - reach, s - 1))
+            config.append((o - low, n - (o - low) - dilated(m, s), s - 1))
         return lax.pad(share, jnp.zeros((), share.dtype), [*config, (0, 0, 0)])
 
     return add(put(share, o) for share, o in zip(shares, window.offsets(), strict=True))

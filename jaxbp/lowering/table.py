@@ -2,9 +2,9 @@
 
 A row names a strategy, its function, which cases it can do at all, and which of those it wins on a
 CPU; the first row that wins is taken, and the last row of each operation, `xla`, can do and wins
-everything. GPU and TPU convolve as XLA likes: the traced program holds both ways, and lowering
-keeps the one of its platform. Pooling is elementwise however it is summed, so its rows hold
-everywhere.
+everything. Where sizes are not known yet, only rows that do any size are asked. GPU and TPU
+convolve as XLA likes: the traced program holds both ways, and lowering keeps the one of its
+platform. Pooling is elementwise however it is summed, so its rows hold everywhere.
 
 The bounds come from timings on two cores with jax 0.10.1 and 0.12.0, of single operations and of
 whole steps (`experiments/benchmark.py --ops`); both versions agree on all but a few.
@@ -164,7 +164,7 @@ TABLE.update(
             Row("folds", folds.conv, folds.can, _folds_win),
             Row("winograd", winograd.conv, winograd.can, _winograd_wins),
             Row("columns", columns.conv, columns.can, _few_windows),
-            Row("xla", xla.conv, always, always),
+            Row("xla", xla.conv, always, always, any_size=True),
         ),
         "conv_kernel_grad": (
             Row("pointwise", pointwise.conv_kernel_grad, pointwise.can_kernel_grad, always),
@@ -176,7 +176,7 @@ TABLE.update(
                 _winograd_wins_kernel_grad,
             ),
             Row("columns", columns.conv_kernel_grad, columns.can_kernel_grad, _columns_win),
-            Row("xla", xla.conv_kernel_grad, always, always),
+            Row("xla", xla.conv_kernel_grad, always, always, any_size=True),
         ),
         "conv_input_grad": (
             Row("pointwise", pointwise.conv_input_grad, pointwise.can_input_grad, always),
@@ -189,29 +189,29 @@ TABLE.update(
             ),
             Row("columns", columns.conv_input_grad, columns.can_input_grad, _few_windows_back),
             Row("phases", phases.conv_input_grad, phases.can, _phases_win),
-            Row("xla", xla.conv_input_grad, always, always),
+            Row("xla", xla.conv_input_grad, always, always, any_size=True),
         ),
         "conv_max_pool": (
             Row("pieces", blocks.pieces, blocks.can_pieces, _pieces_win),
-            Row("xla", blocks.whole, always, always),
+            Row("xla", blocks.whole, always, always, any_size=True),
         ),
         "max_pool": (
-            Row("axes", axes.max_pool, always, _many_cells),
-            Row("xla", slices.max_pool, always, always),
+            Row("axes", axes.max_pool, always, _many_cells, any_size=True),
+            Row("xla", slices.max_pool, always, always, any_size=True),
         ),
         "max_pool_grad": (
-            Row("tiles", tiles.max_pool_grad, _few_overlaps, always),
-            Row("scatter", scatter.max_pool_grad, always, _many_overlaps),
-            Row("xla", slices.max_pool_grad, always, always),
+            Row("tiles", tiles.max_pool_grad, _few_overlaps, always, any_size=True),
+            Row("scatter", scatter.max_pool_grad, always, _many_overlaps, any_size=True),
+            Row("xla", slices.max_pool_grad, always, always, any_size=True),
         ),
         "sum_pool": (
-            Row("windows", windows.sum_pool, always, _many_cells),
-            Row("xla", slices.sum_pool, always, always),
+            Row("windows", windows.sum_pool, always, _many_cells, any_size=True),
+            Row("xla", slices.sum_pool, always, always, any_size=True),
         ),
         "sum_pool_grad": (
-            Row("tiles", tiles.sum_pool_grad, _few_sum_overlaps, always),
-            Row("windows", windows.sum_pool_grad, always, always),
-            Row("xla", slices.sum_pool_grad, always, always),
+            Row("tiles", tiles.sum_pool_grad, _few_sum_overlaps, always, any_size=True),
+            Row("windows", windows.sum_pool_grad, always, always, any_size=True),
+            Row("xla", slices.sum_pool_grad, always, always, any_size=True),
         ),
     }
 )

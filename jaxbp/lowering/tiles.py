@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxbp.arguments import Shape, sum_dtype
+from jaxbp.arguments import Shape, not_negative, sum_dtype
 from jaxbp.lowering.pieces import each_piece
 from jaxbp.lowering.slices import add
 from jaxbp.window import Window
@@ -126,7 +126,7 @@ def _cells(window: Window, back: Shape) -> np.ndarray:
 def _tiles(input_shape: Shape, window: Window) -> Shape:
     """How many tiles cover the input and the padding before it."""
     return tuple(
-        max(0, -(-(n + low) // s))
+        not_negative(-(-(n + low) // s))
         for n, low, s in zip(input_shape[1:-1], window.low, window.stride, strict=True)
     )
 

@@ -9,7 +9,7 @@ from jax import lax
 
 from jaxbp.arguments import Shape, sum_dtype
 from jaxbp.lowering.slices import pad
-from jaxbp.window import Window
+from jaxbp.window import Window, dilated
 
 
 def sum_pool(x: jax.Array, window: Window) -> jax.Array:
@@ -25,8 +25,8 @@ def sum_pool_grad(dy: jax.Array, input_shape: Shape, window: Window) -> jax.Arra
     for n, m, span, low, stride in zip(
         input_shape[1:-1], dy.shape[1:-1], window.span, window.low, window.stride, strict=True
     ):
-        before, reach = span - 1 - low, stride * (m - 1) + 1 if m else 0
-        config.append((before, n + span - 1 - reach - before, stride - 1))
+        before = span - 1 - low
+        config.append((before, n + span - 1 - dilated(m, stride) - before, stride - 1))
     wide = lax.pad(wide, jnp.zeros((), wide.dtype), [(0, 0, 0), *config, (0, 0, 0)])
     return _sum(wide, window.size, (1,) * len(window.size), window.dilation).astype(dy.dtype)
 

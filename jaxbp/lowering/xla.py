@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxbp.arguments import Shape, sum_dtype, vary_alike
-from jaxbp.window import Window
+from jaxbp.arguments import Shape, known, sum_dtype, vary_alike
+from jaxbp.window import Window, dilated
 
 # The axes in lax's letters, by the number of spatial axes: arrays [N, *S, C], kernels [*K, C, O].
 _SPATIAL = {1: "X", 2: "YX", 3: "ZYX"}
@@ -39,10 +39,7 @@ def conv_kernel_grad(x: jax.Array, dy: jax.Array, window: Window, groups: int) -
     dilation change places.
     """
     s = _SPATIAL[len(window.size)]
-    reach = [
-        stride * (m - 1) + 1 if m else 0
-        for m, stride in zip(dy.shape[1:-1], window.stride, strict=True)
-    ]
+    reach = [dilated(m, stride) for m, stride in zip(dy.shape[1:-1], window.stride, strict=True)]
     padding = [
         (low, span - 1 + r - n - low)
         for n, low, span, r in zip(x.shape[1:-1], window.low, window.span, reach, strict=True)
@@ -69,9 +66,8 @@ def conv_input_grad(
     for n, m, span, low, stride in zip(
         input_shape[1:-1], dy.shape[1:-1], window.span, window.low, window.stride, strict=True
     ):
-        reach = stride * (m - 1) + 1 if m else 0
         before = span - 1 - low
-        padding.append((before, n + span - 1 - reach - before))
+        padding.append((before, n + span - 1 - dilated(m, stride) - before))
     if groups > 1:
         # [*K, C/g, O] -> [*K, C, O/g]: the group's place moves from the outputs to the inputs.
         *k, c, o = w.shape
@@ -98,10 +94,14 @@ def turned(w: jax.Array) -> jax.Array:
 def _convolve(
     x: jax.Array, w: jax.Array, shape: Shape, *, padding: Sequence[tuple[int, int]], **options: Any
 ) -> jax.Array:
-    if any(low < 0 < high for low, high in padding):
+    if not all(known(*pair) for pair in padding):  # which lax refuses as pairs
+        x = _pad(x, padding, options)
+        padding = [(0, 0)] * len(padding)
+        options = {**options, "lhs_dilation": None}
+    elif any(low < 0 < high for low, high in padding):
         # A crop on its own: on a CPU, XLA of jax 0.10.1 reads beyond the input where one axis is
         # cropped before and padded after, and no other is padded.
-        x = _crop(x, padding, options)
+        x = _pad(x, [(min(low, 0), min(high, 0)) for low, high in padding], options)
         padding = [(max(low, 0), max(high, 0)) for low, high in padding]
         options = {**options, "lhs_dilation": None}
     if 0 in (*x.shape, *w.shape, *shape):  # XLA refuses a window of no cells
@@ -112,14 +112,15 @@ def _convolve(
     return y.astype(x.dtype)
 
 
-def _crop(x: jax.Array, padding: Sequence[tuple[int, int]], options: dict[str, Any]) -> jax.Array:
-    """x dilated, and cropped where padding is negative."""
+def _pad(x: jax.Array, padding: Sequence[tuple[int, int]], options: dict[str, Any]) -> jax.Array:
+    """x dilated, and padded, or cropped where padding is negative."""
     spatial = [
         axis for axis, letter in enumerate(options["dimension_numbers"][0]) if letter in "XYZ"
     ]
     dilation = options.get("lhs_dilation") or (1,) * len(spatial)
     config = [(0, 0, 0)] * x.ndim
     for axis, (low, high), d in zip(spatial, padding, dilation, strict=True):
-        length = max(0, (x.shape[axis] - 1) * d + 1)
-        config[axis] = (max(min(low, 0), -length), max(min(high, 0), -length), d - 1)
+        length = dilated(x.shape[axis], d)
+        low, high = (jax.core.max_dim(p, -length) for p in (low, high))
+        config[axis] = (low, high, d - 1)
     return lax.pad(x, np.zeros((), x.dtype), config)

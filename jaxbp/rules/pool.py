@@ -17,6 +17,7 @@ from jaxbp.arguments import (
     flag,
     floats,
     ints,
+    known,
     rank,
     reject,
     shape,
@@ -202,6 +203,8 @@ def avg_pool(
 
     Conventions:
       A window that lies in the padding altogether gives zero.
+      Where `jax.export` does not know a spatial size yet, its constraints must say that a window
+      fits in: `"h >= 2"`.
 
     Raises:
       TypeError: if an argument has a wrong type.
@@ -268,7 +271,7 @@ def _tied_max(x: jax.Array, window: Window, ties: str) -> tuple[jax.Array, jax.A
     """y[N, *S_out, C] and the winners, bool[N, *S_out, C, |K|]: every cell that is the largest."""
     y, _ = lowering.max_pool(x, window)
     inside = cells_inside(window, x.shape[1:-1])[:, None, ..., None]
-    if window.cells > UNROLLED:
+    if _gathers(window, x.shape):
         cells = gather(x, window, -np.inf)
         return y, jnp.moveaxis(((cells == y) | jnp.isnan(cells)) & inside, 0, -1)
     winners = [
@@ -285,7 +288,7 @@ def _tied_max_jvp(window: Window, ties: str, primals: Any, tangents: Any) -> Any
     (x,), (dx,) = primals, tangents
     y, winners = _tied_max(x, window, ties)
     shares = _shares(winners, ties, dx.dtype)
-    if window.cells > UNROLLED:
+    if _gathers(window, x.shape):
         by_cell = jnp.where(jnp.moveaxis(winners, -1, 0), gather(dx, window, 0), 0)
         dy = jnp.sum(by_cell, axis=0)
     else:
@@ -300,11 +303,16 @@ def _tied_max_grad(
     wide = dy.astype(sum_dtype(dy.dtype))
     share = wide * _shares(winners, ties, wide.dtype)
     zero = jnp.zeros((), wide.dtype)
-    if window.cells > UNROLLED:
+    if _gathers(window, input_shape):
         by_cell = jnp.where(jnp.moveaxis(winners, -1, 0), share, zero)
         return ungather(by_cell, input_shape, window).astype(dy.dtype)
     shares = (jnp.where(winners[..., m], share, zero) for m in range(window.cells))
     return unslice(shares, input_shape, window).astype(dy.dtype)
+
+
+def _gathers(window: Window, input_shape: Shape) -> bool:
+    """Whether cells are gathered rather than sliced: too many, of places that are known."""
+    return window.cells > UNROLLED and known(*input_shape[1:-1])
 
 
 def _shares(winners: jax.Array, ties: str, dtype: Any) -> jax.Array:
@@ -382,6 +390,8 @@ def max_pool(
     Conventions:
       NaN is the largest. In a window of −inf only, the input's cells tie, the padding's do not
       count. A window that lies in the padding altogether gives −inf and sends nothing back.
+      Where `jax.export` does not know a spatial size yet, its constraints must say that a window
+      fits in: `"h >= 2"`.
 
     Raises:
       TypeError: if an argument has a wrong type.
@@ -422,7 +432,8 @@ def global_avg_pool(x: Any) -> jax.Array:
 
     Raises:
       TypeError: if `x` is no real floating array.
-      ValueError: if its rank is not 3, 4 or 5, or it has no places.
+      ValueError: if its rank is not 3, 4 or 5, or it has no places, or not yet a known number of
+        them (in `jax.export`).
 
     Example:
       >>> global_avg_pool(jnp.array([1.0, 3.0, 5.0, 9.0]).reshape(1, 4, 1))
@@ -453,7 +464,8 @@ def global_max_pool(x: Any) -> jax.Array:
 
     Raises:
       TypeError: if `x` is no real floating array.
-      ValueError: if its rank is not 3, 4 or 5, or it has no places.
+      ValueError: if its rank is not 3, 4 or 5, or it has no places, or not yet a known number of
+        them (in `jax.export`).
 
     Example:
       >>> global_max_pool(jnp.array([1.0, 3.0, 9.0, 5.0]).reshape(1, 4, 1))
@@ -470,8 +482,8 @@ def with_places(function: str, x: Any) -> jax.Array:
     """Return the argument of a pooling over all places, checked."""
     (x,) = floats(function, x=x)
     rank(function, "x", x, (3, 4, 5), _INPUT)
-    if 0 in x.shape[1:-1]:
-        raise reject(function, "x", "[N, *S, C] with no S zero", describe(x))
+    if 0 in x.shape[1:-1] or not known(*x.shape[1:-1]):
+        raise reject(function, "x", "[N, *S, C] with each S known and not zero", describe(x))
     return x
 
 
@@ -496,7 +508,7 @@ def _output_shape(input_shape: Shape, window: Window) -> Shape:
 
 def _count(input_shape: Shape, window: Window, count_include_pad: bool, dtype: Any) -> Any:
     """How many cells each window divides by: a number, or [1, *S_out, 1]."""
-    if count_include_pad or all(p <= 0 for pair in window.padding for p in pair):
+    if count_include_pad or not window.pads:
         return window.cells
     inside = cells_inside(window, input_shape[1:-1]).sum(axis=0)
-    return jnp.asarray(np.maximum(inside, 1)[None, ..., None], dtype)
+    return jnp.asarray(inside.clip(1)[None, ..., None], dtype)
