@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Iterable, Mapping, Set
 from typing import Any
 
 import jax
@@ -12,6 +13,9 @@ from jax.export import is_symbolic_dim
 
 # In `jax.export` of symbolic shapes, sizes are expressions that count as ints where they can.
 Shape = tuple[int, ...]
+
+# Beyond, what NumPy and XLA count by overflows.
+_LARGEST = 2**31 - 1
 
 
 def reject(
@@ -29,8 +33,17 @@ def describe(value: object) -> str:
 
 
 def is_array(value: object) -> bool:
-    """Return whether jax.numpy takes the value as an array: no lists, no strings, no None."""
-    return isinstance(value, jax.Array | np.ndarray | np.generic | int | float)
+    """Return whether jax.numpy takes the value as an array: no lists, no strings, no None.
+
+    Nor NumPy's arrays of what JAX has not (objects, text, masks, bytes in another order), nor keys.
+    """
+    if not isinstance(value, jax.Array | np.ndarray | np.generic | int | float):
+        return False
+    try:
+        dtype = jax.typeof(value).dtype
+    except (TypeError, ValueError, OverflowError):
+        return False
+    return not jnp.issubdtype(dtype, jax.dtypes.extended)
 
 
 def is_float(dtype: Any) -> bool:
@@ -132,9 +145,10 @@ def shape_tuple(
     wanted = "one or more" if ranks is None else " or ".join(map(str, ranks))
     expected = f"a shape {layout} of {wanted} ints, none negative"
     try:
-        result = tuple(map(dimension, value))
+        result = tuple(map(dimension, entries(value)))
     except TypeError:
         raise reject(function, argument, expected, describe(value), TypeError) from None
+    not_too_large(function, argument, value, result)
     of_rank = bool(result) if ranks is None else len(result) in ranks
     if not of_rank or any(known(n) and n < 0 for n in result):
         raise reject(function, argument, expected, describe(value))
@@ -159,6 +173,19 @@ def integer(value: Any) -> int:
     return operator.index(value)
 
 
+def entries(value: Any) -> tuple[Any, ...]:
+    """Return the entries of a sequence; TypeError for text, and for what has no order."""
+    if isinstance(value, bytes | bytearray | Set | Mapping):
+        raise TypeError
+    return tuple(value)
+
+
+def not_too_large(function: str, argument: str, value: Any, sizes: Iterable[int]) -> None:
+    """Raise if one of the sizes that the value gave cannot be counted."""
+    if any(known(n) and n > _LARGEST for n in sizes):
+        raise reject(function, argument, f"at most {_LARGEST}", describe(value))
+
+
 def dimension(value: Any) -> int:
     """Return an int or a size not known yet; TypeError for anything else."""
     return integer(value) if known(value) else value
@@ -171,9 +198,10 @@ def ints(function: str, argument: str, value: Any, axes: int, least: int = 1) ->
         result = (integer(value),) * axes
     except TypeError:
         try:
-            result = tuple(integer(v) for v in value)
+            result = tuple(map(integer, entries(value)))
         except TypeError:
             raise reject(function, argument, expected, describe(value), TypeError) from None
+    not_too_large(function, argument, value, result)
     if len(result) != axes or any(n < least for n in result):
         raise reject(function, argument, expected, describe(value))
     return result
@@ -185,6 +213,7 @@ def positive(function: str, argument: str, value: Any) -> int:
         result = integer(value)
     except TypeError:
         raise reject(function, argument, "a positive int", describe(value), TypeError) from None
+    not_too_large(function, argument, value, (result,))
     if result < 1:
         raise reject(function, argument, "a positive int", describe(value))
     return result

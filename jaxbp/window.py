@@ -7,7 +7,18 @@ import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from jaxbp.arguments import Shape, choice, describe, dimension, ints, known, not_negative, reject
+from jaxbp.arguments import (
+    Shape,
+    choice,
+    describe,
+    dimension,
+    entries,
+    ints,
+    known,
+    not_negative,
+    not_too_large,
+    reject,
+)
 
 Pairs = tuple[tuple[int, int], ...]
 
@@ -115,13 +126,13 @@ def make_pairs(function: str, padding: Any, axes: int) -> Pairs:
     """Return an int, or one (low, high) pair a spatial axis, as pairs."""
     expected = f"'SAME', 'VALID', an int or {axes} (low, high) pairs of ints (one a spatial axis)"
     try:
-        return ((dimension(padding),) * 2,) * axes
+        pairs: tuple[tuple[int, ...], ...] = ((dimension(padding),) * 2,) * axes
     except TypeError:
-        pass
-    try:
-        pairs = tuple(tuple(map(dimension, pair)) for pair in padding)
-    except TypeError:
-        raise reject(function, "padding", expected, describe(padding), TypeError) from None
+        try:
+            pairs = tuple(tuple(map(dimension, entries(pair))) for pair in entries(padding))
+        except TypeError:
+            raise reject(function, "padding", expected, describe(padding), TypeError) from None
+    not_too_large(function, "padding", padding, itertools.chain(*pairs))
     if len(pairs) != axes or any(len(pair) != 2 for pair in pairs):
         raise reject(function, "padding", expected, describe(padding))
     return tuple((low, high) for low, high in pairs)

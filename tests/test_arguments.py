@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from jaxbp import arguments
+from jaxbp.window import make_pairs
 from tests.rules.geometry import default_dtype
 
 WIDE = default_dtype()
@@ -65,6 +66,11 @@ def test_python_numbers_take_the_arrays_dtype():
         np.array("a"),
         np.array([None]),
         np.ones(2, ml_dtypes.int4),
+        np.ones(2, ">f4"),
+        np.ones(2, np.longdouble),
+        np.ma.masked_array(np.ones(2, np.float32)),
+        jax.random.key(0),
+        10**400,
         jnp.float32,
     ],
 )
@@ -105,6 +111,9 @@ INTS = {
     "float array": (np.ones(2), TypeError),
     "matrix": (np.ones((2, 2), int), TypeError),
     "set of strings": ({"a"}, TypeError),
+    "set": ({1, 2}, TypeError),
+    "dict": ({1: 1, 2: 2}, TypeError),
+    "bytes": (b"ab", TypeError),
 }
 
 
@@ -113,6 +122,29 @@ def test_ints_refuse(name):
     value, kind = INTS[name]
     with pytest.raises(kind, match=r"^f: stride must be an int or 2 ints .* at least 1, got "):
         arguments.ints("f", "stride", value, 2)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda n: arguments.ints("f", "s", n, 2),
+        lambda n: arguments.ints("f", "s", (1, n), 2),
+        lambda n: arguments.positive("f", "s", n),
+        lambda n: arguments.shape_tuple("f", "s", (1, n), (2,), "(N, C)"),
+        lambda n: make_pairs("f", n, 2),
+        lambda n: make_pairs("f", ((0, n),), 1),
+    ],
+)
+def test_sizes_that_cannot_be_counted_are_refused(call):
+    for n in (2**31, 10**30):
+        with pytest.raises(ValueError, match=r"^f: (s|padding) must be at most 2147483647, got "):
+            call(n)
+
+
+@pytest.mark.parametrize("bad", [{(1, 1), (2, 2)}, b"ab", ({1, 2}, {1, 2}), [b"ab", b"ab"]])
+def test_pairs_have_an_order(bad):
+    with pytest.raises(TypeError, match=r"^f: padding must be 'SAME', .* pairs of ints .*, got "):
+        make_pairs("f", bad, 2)
 
 
 def test_ints_refuse_tracers():
