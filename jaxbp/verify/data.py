@@ -11,20 +11,17 @@ from jaxbp.verify.subject import Subject, Vector, pack, unpack
 
 def another_point(subject: Subject, rng: np.random.Generator, spread: float) -> Vector:
     """Move every leaf by about `spread` of its size."""
-    x = subject.x
-    return pack([_moved(unpack(x[leaf.part], leaf), rng, spread) for leaf in subject.leaves])
+    return pack([_moved(v, rng, spread) for v in _parts(subject)])
 
 
 def with_zeros(subject: Subject, rng: np.random.Generator) -> Vector:
     """About a quarter of the entries zero, as far as what is promised allows."""
-    x = subject.x
-    return pack([_zeroed(unpack(x[leaf.part], leaf), rng) for leaf in subject.leaves])
+    return pack([_zeroed(v, rng) for v in _parts(subject)])
 
 
 def enlarged(subject: Subject, factor: float) -> Vector:
     """Everything so many times as large, but for what sums to one."""
-    parts = [unpack(subject.x[leaf.part], leaf) for leaf in subject.leaves]
-    return pack([v if _axis_of_ones(v) is not None else factor * v for v in parts])
+    return pack([v if _axis_of_ones(v) is not None else factor * v for v in _parts(subject)])
 
 
 def is_positive_definite(v: np.ndarray) -> bool:
@@ -57,6 +54,16 @@ def sample_rows(size: int, count: int, rng: np.random.Generator) -> list[int]:
         return list(range(size))
     inner = rng.choice(np.arange(1, size - 1), count - 2, replace=False)
     return [0, *sorted(int(i) for i in inner), size - 1]
+
+
+def _parts(subject: Subject) -> list[np.ndarray]:
+    """The leaves in double precision: real ones stay real beside complex ones."""
+    x = subject.x
+    parts = [unpack(x[leaf.part], leaf) for leaf in subject.leaves]
+    return [
+        v if leaf.dtype.kind == "c" else v.real
+        for v, leaf in zip(parts, subject.leaves, strict=True)
+    ]
 
 
 def _moved(v: np.ndarray, rng: np.random.Generator, spread: float) -> np.ndarray:
@@ -115,6 +122,8 @@ def _with_promises(v: np.ndarray, moved: np.ndarray) -> np.ndarray:
 
 def _axis_of_ones(v: np.ndarray) -> int | None:
     """The last axis along which everything is positive and sums to one."""
+    if v.dtype.kind == "c":
+        return None
     for axis in reversed(range(v.ndim)):
         if v.shape[axis] > 1 and np.all(v >= 0) and np.allclose(v.sum(axis=axis), 1.0, rtol=1e-5):
             return axis

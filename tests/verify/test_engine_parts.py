@@ -78,6 +78,15 @@ def test_zeros_among_the_data_break_no_promise_either(seed):
     assert (zeroed(np.asarray(normal(40)), seed) == 0).any()
 
 
+def test_real_data_keep_their_promises_beside_complex_ones():
+    rows, other = np.array([0.5, 1, 3], "float32"), np.array([1j, 2, 3 - 1j], "complex64")
+    subject = Subject(lambda x, z: x * z, (rows, other), {})
+    for seed in range(9):
+        x = data.another_point(subject, np.random.default_rng(seed), 0.7)[:3]
+        assert (x.imag == 0).all()
+        assert (np.diff(x.real) > 0).all()
+
+
 def test_what_sums_to_one_is_not_made_larger():
     rows = np.random.default_rng(1).dirichlet(np.ones(4), 3).astype("float32")
     subject = Subject(lambda p, x: p + x, (rows, normal(3, 4)), {})
