@@ -1,13 +1,17 @@
-"""What the command lines of the experiments share: one line for bad input, and exit statuses."""
+"""What the scripts' command lines share: one line for bad input, exit statuses, output."""
 
 from __future__ import annotations
 
 import argparse
+import io
+import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import NoReturn
 
 REFUTED, BAD_INPUT, INTERRUPTED = 1, 2, 130
+MOST = sys.maxsize  # what JAX takes for a seed, and Python for a length
 
 
 class BadInput(Exception):
@@ -23,6 +27,9 @@ class Parser(argparse.ArgumentParser):
 
 def run(main: Callable[[], int]) -> NoReturn:
     """Call a script's main function and leave with its exit status."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A letter that the terminal has not got is written as stderr writes it.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         status = main()
     except BadInput as error:
@@ -34,17 +41,44 @@ def run(main: Callable[[], int]) -> NoReturn:
     sys.exit(status)
 
 
+def say(text: object = "", end: str = "\n") -> None:
+    """Print; once the reader, `head` say, has left, be silent: there may be files to write yet."""
+    try:
+        print(text, end=end, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def path(text: str) -> Path:
+    """Read the name of a file or a folder; an empty one would be the current folder."""
+    if not text:
+        raise argparse.ArgumentTypeError("expected a path, got ''")
+    return Path(text)
+
+
 def positive_int(text: str) -> int:
     """Read an int of at least 1."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
-    return int(text)
+    return _whole(text, 1)
 
 
 def natural(text: str) -> int:
     """Read an int of at least 0."""
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"expected a whole number of at least 0, got {text!r}")
+    return _whole(text, 0)
+
+
+def several(text: str) -> int:
+    """Read an int of at least 2: so many measurements have a spread."""
+    return _whole(text, 2)
+
+
+def _whole(text: str, least: int) -> int:
+    # First the digits: Python reads no more than 4300 of them.
+    if text.isdecimal() and (len(text) > len(str(MOST)) or int(text) > MOST):
+        raise argparse.ArgumentTypeError(f"expected a whole number of at most {MOST}, got {text!r}")
+    if not text.isdecimal() or int(text) < least:
+        raise argparse.ArgumentTypeError(
+            f"expected a whole number of at least {least}, got {text!r}"
+        )
     return int(text)
 
 

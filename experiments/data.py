@@ -36,17 +36,16 @@ class Dataset(NamedTuple):
 
 
 def load(
-    folder: str | None = None,
+    folder: Path | None = None,
     split: str | None = None,
     published: str | None = None,
     mirror: str | None = None,
 ) -> Dataset:
     """Return the data set that the command line asks for: digits unless it names another."""
-    if published:
+    if published is not None:
         return _from_idx(read_folder(download(published, mirror)), published)
-    if folder:
-        path = Path(folder)
-        return _from_idx(read_folder(path, split), path.resolve().name)
+    if folder is not None:
+        return _from_idx(read_folder(folder, split), folder.resolve().name)
     return digits()
 
 

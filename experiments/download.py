@@ -92,7 +92,7 @@ def download(name: str, mirror: str | None = None, cache: Path | None = None) ->
     A file enters the folder whole and checked or not at all.
     """
     published = PUBLISHED[name]
-    base = (mirror or published.mirror).rstrip("/")
+    base = (published.mirror if mirror is None else mirror).rstrip("/")
     if not base.startswith(("http://", "https://")):
         raise BadInput(f"--mirror must be an http:// or https:// URL, got {mirror!r}")
     folder = (cache or Path(pooch.os_cache("jaxbp"))) / name
@@ -114,7 +114,10 @@ def _fetch(url: str, target: Path, digests: tuple[str, ...]) -> None:
         try:
             bar = sys.stderr.isatty()
             pooch.retrieve(url, None, fname=target.name, path=scratch, progressbar=bar)
-        except requests.RequestException as error:
+        except (
+            requests.RequestException,
+            ValueError,
+        ) as error:  # ValueError: of a URL that is none
             raise BadInput(f"cannot fetch {url} ({_reason(error)}): try another --mirror") from None
         fetched = Path(scratch) / target.name
         if not _is_genuine(fetched, digests):
@@ -136,7 +139,7 @@ def _is_genuine(path: Path, digests: tuple[str, ...]) -> bool:
         return False
 
 
-def _reason(error: requests.RequestException) -> str:
-    if error.response is not None:
+def _reason(error: Exception) -> str:
+    if isinstance(error, requests.RequestException) and error.response is not None:
         return f"HTTP status {error.response.status_code}"
     return type(error).__name__

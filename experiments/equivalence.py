@@ -34,7 +34,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--tolerance", type=command.positive_float, help="relative (default: 1e-10 in float64)"
     )
-    parser.add_argument("--out", default="out", metavar="DIR", help="where equivalence.png goes")
+    parser.add_argument(
+        "--out", type=command.path, default="out", metavar="DIR", help="where equivalence.png goes"
+    )
     return parser.parse_args()
 
 
@@ -78,7 +80,7 @@ def main() -> int:
             manual, autodiff, apart, tolerance, f"{args.model} on digits in {args.dtype}"
         ),
     )
-    print(
+    command.say(
         f"{args.model} on digits, {args.steps} steps in {args.dtype}, seed {args.seed}: "
         f"loss {manual[0]:.6f} to {manual[-1]:.6f}\n"
         f"largest relative difference of the losses: {apart[worst]:.2e} at step {worst + 1} "

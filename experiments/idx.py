@@ -55,11 +55,16 @@ def read_folder(folder: Path, split: str | None = None) -> IdxData:
 
 def find_files(folder: Path, split: str | None = None) -> IdxFiles:
     """Return the four files of the data set that lies in a folder."""
-    if not folder.is_dir():
-        raise BadInput(f"{folder} is not a folder: give --data the folder with the IDX files")
+    try:
+        # Sorted, so that of x and x.gz the smaller name, the one that is unpacked already, is kept.
+        paths = sorted(folder.iterdir())
+    except OSError as error:
+        raise BadInput(
+            f"{folder} is not a folder to read ({error.strerror}): "
+            "give --data the folder with the IDX files"
+        ) from None
     sets: dict[str, dict[str, Path]] = {}
-    # Sorted, so that of x and x.gz the smaller name, the one that is unpacked already, is kept.
-    for path in sorted(folder.iterdir()):
+    for path in paths:
         if match := _NAME.fullmatch(path.name):
             part = "train" if match["part"] == "train" else "test"
             files = sets.setdefault(match["prefix"] or "", {})
@@ -96,7 +101,10 @@ def read_idx(path: Path) -> np.ndarray:
         )
     if found > expected:
         raise BadInput(f"{path} is longer than its header says ({found} bytes for {expected})")
-    return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
+    try:
+        return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
+    except ValueError as error:  # too many axes, or none of too much: 0 × 4294967295 × 4294967295
+        raise BadInput(f"{path} announces a shape that no array has: {error}") from None
 
 
 def _read_bytes(path: Path) -> bytes:
@@ -131,10 +139,11 @@ def _read_pair(image_path: Path, label_path: Path) -> tuple[np.ndarray, np.ndarr
 
 
 def _choose(folder: Path, prefixes: list[str], split: str | None) -> str:
-    chosen = [p for p in prefixes if split is None or p == split or p.endswith(f"-{split}")]
+    names = {p: p.rpartition("-")[2] or "unnamed" for p in prefixes}
+    chosen = [p for p in prefixes if split in (None, p, names[p]) or p.endswith(f"-{split}")]
     if len(chosen) == 1:
         return chosen[0]
-    among = ", ".join(p.rpartition("-")[2] or "unnamed" for p in prefixes)
+    among = ", ".join(names.values())
     if split is None:
         raise BadInput(f"{folder} holds several sets: choose with --split one of {among}")
     raise BadInput(f"no set {split!r} in {folder}: --split can be {among}")

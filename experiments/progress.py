@@ -9,6 +9,7 @@ from types import FrameType, TracebackType
 from typing import TYPE_CHECKING
 
 import jax
+from command import say
 from tqdm import tqdm
 
 if TYPE_CHECKING:
@@ -57,11 +58,10 @@ class Watch:
     def epoch(self, measured: Epoch) -> None:
         """Say how an epoch went, where no bar says it."""
         if self._bar.disable:
-            print(
+            say(
                 f"epoch {measured.epoch}/{self._epochs}  loss {measured.train_loss:.4f}  "
                 f"test accuracy {measured.test_accuracy:.2%}  "
-                f"{measured.images_per_second:,.0f} images/s",
-                flush=True,
+                f"{measured.images_per_second:,.0f} images/s"
             )
 
     def _interrupt(self, signum: int, frame: FrameType | None) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from command import BadInput
+
+from jaxbp.verify.files import refuse_unwritable, write_whole
 
 if TYPE_CHECKING:
     from training import Epoch
@@ -16,33 +17,36 @@ if TYPE_CHECKING:
 METRICS = "metrics.jsonl"
 
 
-def open_folder(path: str) -> Path:
+def open_folder(folder: Path) -> Path:
     """Return the folder for results, made if need be, once it is known that it can be written."""
-    folder = Path(path)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
         raise BadInput(
-            f"cannot write to --out {path} ({error.strerror}): choose another folder"
+            f"cannot write to --out {folder} ({error.strerror}): choose another folder"
         ) from None
     return folder
 
 
-def write(path: Path, content: bytes) -> None:
-    """Write a file under another name first, and rename it when it is complete."""
-    handle, scratch = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+def refuse_file(option: str, path: Path | None) -> None:
+    """Refuse a file that cannot be written: before the work rather than after it."""
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        os.chmod(scratch, 0o644)  # mkstemp lets nobody else read
-        os.replace(scratch, path)
-    except BaseException as error:
-        os.unlink(scratch)
-        if isinstance(error, OSError):
-            raise BadInput(f"cannot write {path}: {error.strerror}") from None
-        raise
+        if path is not None:
+            refuse_unwritable(path)
+    except OSError as error:
+        raise BadInput(
+            f"cannot write to {option} {path} ({error.strerror}): choose another file"
+        ) from None
+
+
+def write(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all."""
+    try:
+        write_whole(path, content)
+    except OSError as error:
+        raise BadInput(f"cannot write {path}: {error.strerror}") from None
 
 
 def write_metrics(folder: Path, epochs: list[Epoch]) -> None:

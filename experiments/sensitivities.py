@@ -55,7 +55,9 @@ def parse() -> argparse.Namespace:
     parser = Parser(description="Draw the sensitivities that flow back through a network.")
     parser.add_argument("--epochs", type=command.positive_int)
     parser.add_argument("--seed", type=command.natural, default=0)
-    parser.add_argument("--out", default="out", metavar="DIR", help="where lenet.png goes")
+    parser.add_argument(
+        "--out", type=command.path, default="out", metavar="DIR", help="where lenet.png goes"
+    )
     return parser.parse_args()
 
 
@@ -210,7 +212,7 @@ def main() -> int:
     sight = look(run, after.params, after.scores.losses)
     kernels = np.asarray(after.params["conv1"]["w"])[:, :, 0]
     write(folder / "lenet.png", draw(epochs, kernels, sight, len(data.test.labels)))
-    print(
+    command.say(
         f"{epochs[-1].test_accuracy:.2%} of {len(data.test.labels)} held-out digits right; "
         f"the hardest is {_article(sight.label)} {sight.label} "
         f"(probability {sight.probabilities[sight.label]:.3f})\n"

@@ -41,7 +41,9 @@ def parse() -> argparse.Namespace:
     )
     data = parser.add_argument_group("data (default: scikit-learn's digits)")
     source = data.add_mutually_exclusive_group()
-    source.add_argument("--data", metavar="DIR", help="a folder with IDX files, gzipped or not")
+    source.add_argument(
+        "--data", type=command.path, metavar="DIR", help="a folder with IDX files, gzipped or not"
+    )
     source.add_argument("--download", choices=list(PUBLISHED), help="a published set to fetch")
     data.add_argument("--mirror", metavar="URL", help="where --download fetches from")
     data.add_argument("--split", metavar="NAME", help="which set of a folder with several")
@@ -60,11 +62,16 @@ def parse() -> argparse.Namespace:
     learning.add_argument("--batch", type=command.positive_int)
     learning.add_argument("--seed", type=command.natural, default=0)
     learning.add_argument("--dtype", choices=("float32", "float64"), default="float32")
-    parser.add_argument("--out", metavar="DIR", help="a folder for metrics.jsonl and four pictures")
+    parser.add_argument(
+        "--out",
+        type=command.path,
+        metavar="DIR",
+        help="a folder for metrics.jsonl and four pictures",
+    )
     args = parser.parse_args()
-    if args.mirror and not args.download:
+    if args.mirror is not None and args.download is None:
         parser.error("--mirror says where --download fetches from: give --download too")
-    if args.split and not args.data:
+    if args.split is not None and args.data is None:
         parser.error("--split chooses among the sets in --data DIR: give --data too")
     return args
 
@@ -84,7 +91,7 @@ def main() -> int:
     jax.config.update("jax_enable_x64", options.dtype == "float64")
     data = load(args.data, args.split, args.download, args.mirror)
     run = prepare(model, data, options)
-    folder = open_folder(args.out) if args.out else None
+    folder = None if args.out is None else open_folder(args.out)
 
     epochs: list[Epoch] = []
     images = options.epochs * (len(data.train.labels) // options.batch) * options.batch
@@ -97,9 +104,9 @@ def main() -> int:
                 write_metrics(folder, epochs)
     if folder:
         draw(folder, args.model, run, epochs, after)
-    print(table(args, data, run, epochs, after.params, time.perf_counter() - began))
+    command.say(table(args, data, run, epochs, after.params, time.perf_counter() - began))
     if folder:
-        print(f"\nwritten to {folder}: {METRICS}, {', '.join(PICTURES)}")
+        command.say(f"\nwritten to {folder}: {METRICS}, {', '.join(PICTURES)}")
     return command.INTERRUPTED if watch.stopped else 0
 
 

@@ -19,6 +19,8 @@ from progress import Watch
 
 import jaxbp
 
+MOST_STEPS = 2**31 - 1  # optax counts in an int32
+
 
 class Options(NamedTuple):
     """How to train; a model's recipe gives the first six."""
@@ -116,8 +118,13 @@ def prepare(model: Model, data: Dataset, options: Options) -> Run:
         )
     if options.shift is None:
         options = options._replace(shift=round(min(shape[:2]) / 12))
-    steps = min(options.steps or np.inf, options.epochs * (count // options.batch))
-    rate = schedule(options.schedule, options.lr, int(steps))
+    elif options.shift >= min(shape[:2]):
+        raise BadInput(
+            f"--shift {options.shift} moves images of {shape[0]}×{shape[1]} out of sight: "
+            f"choose at most {min(shape[:2]) - 1}"
+        )
+    steps = min(options.steps or MOST_STEPS, options.epochs * (count // options.batch), MOST_STEPS)
+    rate = schedule(options.schedule, options.lr, steps)
     update = optimizer(options.optimizer, rate, options.momentum, options.weight_decay)
     network = model.build(len(data.classes))
     params = network.init(jax.random.key(options.seed), (options.batch, *shape))

@@ -26,23 +26,24 @@ def refuse_unwritable(path: Path) -> None:
             pass
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file so that a reader never meets half of it.
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Write a file so that a reader never meets half of it.
 
     Args:
-        path: a file that may exist already; the new text takes its place at once.
-        text: what to write.
+        path: a file that may exist already; the new content takes its place at once.
+        content: what to write; text is written as UTF-8.
 
     Raises:
         OSError: the file cannot be written; an old one is as it was.
     """
     path = path.resolve()
+    data = content.encode() if isinstance(content, str) else content
     if not _is_replaceable(path):
-        path.write_text(text, encoding="utf-8")
+        path.write_bytes(data)
         return
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        partial.write_text(text, encoding="utf-8")
+        partial.write_bytes(data)
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)

@@ -42,7 +42,7 @@ def write_set(folder, rng, prefix="", test="t10k", packed=True, dot="-", labels=
 @pytest.mark.parametrize("dot", ["-", "."])
 def test_reads_what_was_written(tmp_path, rng, packed, dot):
     content = write_set(tmp_path / "mnist", rng, packed=packed, dot=dot)
-    data = load(str(tmp_path / "mnist"))
+    data = load(tmp_path / "mnist")
     assert data.name == "mnist"
     np.testing.assert_array_equal(data.train.images[..., 0] * 255, content["train", "images"])
     np.testing.assert_array_equal(data.test.labels, content["t10k", "labels"])
@@ -59,7 +59,7 @@ def test_unpacked_file_goes_first(tmp_path, rng):
 
 def test_emnist_stands_upright_and_its_letters_start_at_zero(tmp_path, rng):
     content = write_set(tmp_path, rng, "emnist-letters-", "test", labels=26, first=1)
-    data = load(str(tmp_path))
+    data = load(tmp_path)
     assert data.name == "emnist-letters"
     assert data.classes[0] == "A"
     assert len(data.classes) == 26
@@ -73,11 +73,17 @@ def test_of_several_sets_one_is_chosen(tmp_path, rng):
     write_set(tmp_path, rng, "emnist-digits-", "test")
     balanced = write_set(tmp_path, rng, "emnist-balanced-", "test", labels=47)
     with pytest.raises(BadInput, match="--split one of balanced, digits"):
-        load(str(tmp_path))
+        load(tmp_path)
     with pytest.raises(BadInput, match="no set 'byclass'"):
-        load(str(tmp_path), "byclass")
-    data = load(str(tmp_path), "balanced")
+        load(tmp_path, "byclass")
+    data = load(tmp_path, "balanced")
     assert data.classes[36:] == tuple("abdefghnqrt")
+    unnamed = write_set(tmp_path, rng)
+    with pytest.raises(BadInput, match="--split one of unnamed, balanced, digits"):
+        load(tmp_path)
+    data = load(tmp_path, "unnamed")
+    np.testing.assert_array_equal(data.train.labels, unnamed["train", "labels"])
+    data = load(tmp_path, "balanced")
     np.testing.assert_array_equal(data.train.labels, balanced["train", "labels"])
 
 
@@ -148,6 +154,16 @@ def _none(folder):
     (folder / "train-labels-idx1-ubyte").write_bytes(idx_bytes(np.zeros(0)))
 
 
+def _many_axes(folder):
+    header = struct.pack(">BBBB70I", 0, 0, 8, 70, *[1] * 70)
+    (folder / "train-images-idx3-ubyte").write_bytes(header + b"x")
+
+
+def _none_of_much(folder):
+    header = struct.pack(">BBBB3I", 0, 0, 8, 3, 0, 2**32 - 1, 2**32 - 1)
+    (folder / "train-images-idx3-ubyte").write_bytes(header)
+
+
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
@@ -165,6 +181,8 @@ def _none(folder):
         (_mixed, "7 images and train-labels-idx1-ubyte 8 labels"),
         (_other_size, "6×4 and those of t10k-images-idx3-ubyte are 6×5"),
         (_none, "holds no images"),
+        (_many_axes, "announces a shape that no array has: maximum supported dimension"),
+        (_none_of_much, "announces a shape that no array has"),
     ],
 )
 def test_damage_is_called_by_its_name(tmp_path, rng, damage, words):
@@ -309,6 +327,8 @@ def test_missing_at_the_mirror(tmp_path, mirror, capsys):
         download.download("mnist", f"{url}/nowhere", tmp_path / "cache")
     with pytest.raises(BadInput, match="must be an http:// or https:// URL"):
         download.download("mnist", "ftp://127.0.0.1", tmp_path / "cache")
+    with pytest.raises(BadInput, match=r"cannot fetch http://\[::1/.* .ValueError."):
+        download.download("mnist", "http://[::1", tmp_path / "cache")
     assert capsys.readouterr().err == ""  # the message is all there is to say
 
 

@@ -3,10 +3,12 @@
 import re
 import sys
 
+import command
 import equivalence
 import jax
 import numpy as np
 import pytest
+import sensitivities
 
 from tests.experiments.test_train import run
 
@@ -38,3 +40,15 @@ def test_tolerance(tmp_path, monkeypatch, capsys, off, status):
     assert ("ABOVE" in out) == bool(status)
     if off:
         assert "at step 4" in out
+
+
+@pytest.mark.parametrize("script", [equivalence, sensitivities])
+def test_an_empty_folder_name_is_one_line_and_status_2(script, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["script.py", "--out="])
+    monkeypatch.setattr(jax.config, "update", lambda *_: None)
+    with pytest.raises(SystemExit) as leave:
+        command.run(script.main)
+    assert leave.value.code == 2
+    err = capsys.readouterr().err
+    assert "--out: expected a path, got ''" in err
+    assert err.count("\n") == 1

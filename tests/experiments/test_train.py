@@ -17,8 +17,9 @@ import pytest
 import results
 import train
 from command import BadInput
+from data import digits
 from models import MODELS
-from training import Options
+from training import Options, prepare
 
 from tests.experiments.conftest import EXPERIMENTS, users_environment
 
@@ -120,6 +121,15 @@ def test_a_wrong_file_is_one_line_and_status_2(tmp_path):
         ("--mirror http://127.0.0.1", "--mirror .* give --download too"),
         ("--split letters", "--split .* give --data too"),
         ("--download mnist --data .", "not allowed with"),
+        ("--out=", "--out: expected a path, got ''"),
+        ("--data=", "--data: expected a path, got ''"),
+        (f"--data {'a' * 5000}", "is not a folder to read .File name too long"),
+        ("--mirror=", "--mirror .* give --download too"),
+        ("--mirror= --download mnist", "--mirror must be an http:// or https:// URL, got ''"),
+        ("--split=", "--split .* give --data too"),
+        ("--seed 9223372036854775808", "--seed: expected a whole number of at most 92233"),
+        (f"--steps {'9' * 5000}", "--steps: expected a whole number of at most 92233"),
+        ("--shift 32", "--shift 32 moves images of 32×32 out of sight: choose at most 31"),
         ("--out /proc/nowhere", "cannot write to --out /proc/nowhere .*choose another folder"),
     ],
 )
@@ -133,6 +143,31 @@ def test_bad_input_is_one_line_and_status_2(monkeypatch, capsys, line, words):
     assert out == ""
     assert err.count("\n") == 1
     assert re.search(words, err)
+
+
+def test_a_reader_that_leaves_costs_no_file(tmp_path):
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, str(EXPERIMENTS / "train.py"), "--steps", "1", "--out", tmp_path]
+    env = users_environment() | {"PYTHONUNBUFFERED": ""}
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, env=env)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted([*PICTURES, "metrics.jsonl"])
+
+
+def test_letters_that_the_terminal_has_not_got_end_nothing(monkeypatch):
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    status, out, err = run("--steps", 1)
+    assert (status, err) == (0, "")
+    assert r"read at 32\xd732" in out
+
+
+def test_epochs_without_end_have_a_schedule():
+    recipe = MODELS["lenet"].recipe._replace(epochs=10**12)
+    with jax.enable_x64(False), jax.numpy_dtype_promotion("standard"):
+        ready = prepare(MODELS["lenet"], digits(), Options(**recipe._asdict()))
+        assert ready.rate(0) < ready.rate(10**7) < recipe.lr
 
 
 def test_what_is_given_goes_before_the_recipe(monkeypatch):
@@ -193,3 +228,12 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
     assert (tmp_path / "a").read_bytes() == b"first"
     results.write(tmp_path / "a", b"second")
     assert (tmp_path / "a").read_bytes() == b"second"
+
+
+def test_what_is_no_plain_file_stays_what_it_is(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    results.write(tmp_path / "pipe", b"through")
+    assert os.read(reader, 99) == b"through"
+    os.close(reader)
+    assert (tmp_path / "pipe").is_fifo()
