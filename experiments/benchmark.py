@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import json
 import os
 import statistics
@@ -27,7 +28,7 @@ from command import BadInput, Parser
 from jax import lax
 from peers import ours
 from peers.cases import BATCHES, CLASSES, CONVS, MODELS, POOLS, Conv, Pool
-from results import write
+from results import open_folder, refuse_file, write
 
 import jaxbp
 
@@ -44,10 +45,14 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--ops", action="store_true", help="measure single operations too")
     parser.add_argument("--only-ops", action="store_true", help="measure single operations only")
-    parser.add_argument("--rounds", type=command.positive_int, default=15)
+    parser.add_argument("--rounds", type=command.several, default=15)
     parser.add_argument("--torch-python", metavar="PATH", help="a Python that has PyTorch")
-    parser.add_argument("--json", metavar="FILE", type=Path, help="write all that was measured")
-    parser.add_argument("--out", metavar="DIR", type=Path, help="write benchmark.json and .png")
+    parser.add_argument(
+        "--json", metavar="FILE", type=command.path, help="write all that was measured"
+    )
+    parser.add_argument(
+        "--out", metavar="DIR", type=command.path, help="write benchmark.json and .png"
+    )
     parser.add_argument(
         "--compiler-option",
         metavar="NAME=VALUE",
@@ -85,7 +90,11 @@ class Torch:
             )
         except OSError as error:
             raise BadInput(f"--torch-python {python} does not run: {error}") from None
-        (self.version,) = self._answer()
+        try:
+            (self.version,) = self._answer()
+        except BadInput:
+            self.close()
+            raise
 
     def time(self, *request: Any) -> list[float]:
         """Return the milliseconds of each repeat of a step or an operation."""
@@ -101,7 +110,12 @@ class Torch:
         if not line:
             last = (self.process.stderr.read().strip().splitlines() or ["no message"])[-1]
             raise BadInput(f"the PyTorch process ended: {last}")
-        return json.loads(line)
+        try:
+            return json.loads(line)
+        except ValueError:
+            raise BadInput(
+                f"--torch-python must be a Python, but what it runs says {line!r}"
+            ) from None
 
     def close(self) -> None:
         """End the process."""
@@ -345,11 +359,11 @@ def _numbers(shape: tuple[int, ...]) -> jax.Array:
 def run_steps(args: argparse.Namespace, there: Peers, options: Options) -> list[Any]:
     """Measure the training steps and print a line for each."""
     gemm, copy = rates()
-    print(f"matrix product {gemm / 1e9:.0f} GFLOP/s, copy {copy / 1e9:.1f} GB/s")
-    print(
+    command.say(f"matrix product {gemm / 1e9:.0f} GFLOP/s, copy {copy / 1e9:.1f} GB/s")
+    command.say(
         f"{'step':9}{'jaxbp ms':>9}  {'against Flax + jax.grad':34}{'against PyTorch':38}", end=""
     )
-    print(f"{'roofline':>9}{'compile s':>16}{'temporary MB':>18}")
+    command.say(f"{'roofline':>9}{'compile s':>16}{'temporary MB':>18}")
     results = []
     for name in args.only or MODELS:
         steps = {"jaxbp": training_step(ours, name, options)}
@@ -371,18 +385,19 @@ def run_steps(args: argparse.Namespace, there: Peers, options: Options) -> list[
         results.append(result)
         compiled = " / ".join(f"{s.compile_seconds:.2f}" for s in steps.values())
         temporary = " / ".join(f"{s.temporary_bytes / 1e6:.1f}" for s in steps.values())
-        print(
+        command.say(
             f"{name:9}{result['ms']:9.2f}  {_ratio(result['against_flax']):34}"
             f"{_ratio(result['against_torch']):38}{result['roofline']['times']:8.2f}×"
-            f"{compiled:>16}{temporary:>18}",
-            flush=True,
+            f"{compiled:>16}{temporary:>18}"
         )
     return [{"gemm_flops": gemm, "copy_bytes": copy}, *results]
 
 
 def run_operations(args: argparse.Namespace, there: Peers, options: Options) -> list[Any]:
     """Measure single operations, print a line for each and the geometric means."""
-    print(f"{'operation':18}{'shape':28}{'jaxbp ms':>9}  {'against lax':34}{'against PyTorch':38}")
+    command.say(
+        f"{'operation':18}{'shape':28}{'jaxbp ms':>9}  {'against lax':34}{'against PyTorch':38}"
+    )
     results: list[Any] = []
     for kind, shape, calls in operations(options):
         timing = measure(calls, there.torch, ("op", kind, shape), args.rounds)
@@ -394,10 +409,9 @@ def run_operations(args: argparse.Namespace, there: Peers, options: Options) -> 
             "against_torch": timing.against("torch"),
         }
         results.append(result)
-        print(
+        command.say(
             f"{kind:18}{result['shape']:28}{result['ms']:9.3f}  "
-            f"{_ratio(result['against_lax']):34}{_ratio(result['against_torch']):38}",
-            flush=True,
+            f"{_ratio(result['against_lax']):34}{_ratio(result['against_torch']):38}"
         )
     for kind in dict.fromkeys(r["operation"] for r in results):
         for peer in ("against_lax", "against_torch"):
@@ -405,7 +419,7 @@ def run_operations(args: argparse.Namespace, there: Peers, options: Options) -> 
             if ratios:
                 mean = statistics.geometric_mean(ratios)
                 means = f"geometric mean {mean:.2f}×, least {min(ratios):.2f}×"
-                print(f"{kind} {peer.replace('_', ' ')}: {means}")
+                command.say(f"{kind} {peer.replace('_', ' ')}: {means}")
     return results
 
 
@@ -417,7 +431,7 @@ def _ratio(against: Any) -> str:
     return f"{against['ratio']:.2f}× {spread} {against['ms']:.2f} ms {layout}"
 
 
-def plot(results: dict[str, Any], file: Path) -> None:
+def plot(results: dict[str, Any]) -> bytes:
     """Draw how many times faster a step is than each peer's."""
     import figures  # matplotlib, which nothing else here needs
 
@@ -429,7 +443,7 @@ def plot(results: dict[str, Any], file: Path) -> None:
         axes.grid(visible=False, axis="x")
         axes.set_ylabel("times faster (higher is better)")
         axes.set_title(f"A step through jaxbp, {results['cores']} cores, jax {results['jax']}")
-        write(file, figures.png(figure))
+        return figures.png(figure)
 
 
 def draw_ratios(axes: Any, steps: list[Any], colours: Sequence[str]) -> None:
@@ -462,13 +476,13 @@ def main() -> int:
         if not equals:
             raise BadInput(f"--compiler-option must be NAME=VALUE, got {option!r}")
         options[name] = value
-    if args.rounds < 2:
-        raise BadInput("--rounds must be at least 2, for a spread")
-    for target in (args.json, args.out / "benchmark.json" if args.out else None):
-        if target is not None and not target.parent.is_dir() and args.out is None:
-            raise BadInput(f"--json {target}: the folder does not exist")
+    try:
+        jax.jit(jnp.negative).lower(0.0).compile(compiler_options=options or None)
+    except Exception as error:  # in XLA's words: only it knows its options
+        raise BadInput(f"--compiler-option: {str(error).splitlines()[0]}") from None
+    refuse_file("--json", args.json)
     if args.out is not None:
-        args.out.mkdir(parents=True, exist_ok=True)
+        open_folder(args.out)
     with peers(args.torch_python) as there:
         results: dict[str, Any] = {
             "jax": jax.__version__,
@@ -479,17 +493,19 @@ def main() -> int:
             "absent": there.absent,
         }
         for line in there.absent:
-            print(f"left out: {line}")
-        print(f"jax {jax.__version__}, PyTorch {results['torch']}, {results['cores']} cores")
+            command.say(f"left out: {line}")
+        command.say(f"jax {jax.__version__}, PyTorch {results['torch']}, {results['cores']} cores")
         if not args.only_ops:
             results["steps"] = run_steps(args, there, options)
         if args.ops or args.only_ops:
             results["operations"] = run_operations(args, there, options)
-    for file in (args.json, args.out / "benchmark.json" if args.out else None):
-        if file is not None:
-            file.write_text(json.dumps(results, indent=1))
-    if args.out is not None and "steps" in results:
-        plot(results, args.out / "benchmark.png")
+    measured = json.dumps(results, indent=1).encode()
+    if args.json is not None:
+        write(args.json, measured)
+    if args.out is not None:
+        write(args.out / "benchmark.json", measured)
+        if "steps" in results:
+            write(args.out / "benchmark.png", plot(results))
     return 0
 
 

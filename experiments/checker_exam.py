@@ -26,7 +26,7 @@ import jax
 import jax.numpy as jnp
 from command import BadInput, Parser
 from jax.test_util import check_grads
-from results import write
+from results import refuse_file, write
 from tqdm import tqdm
 
 from jaxbp.verify import check_vjp
@@ -256,36 +256,25 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--seeds", type=command.positive_int, default=1, help="for right rules (default: 1)"
     )
-    parser.add_argument("--json", metavar="FILE", help="every answer")
-    parser.add_argument("--out", metavar="PNG", help="a picture by family")
+    parser.add_argument("--json", type=command.path, metavar="FILE", help="every answer")
+    parser.add_argument("--out", type=command.path, metavar="PNG", help="a picture by family")
     parser.add_argument("--list", action="store_true", help="list the cases and stop")
     return parser.parse_args()
 
 
-def target(option: str, path: str | None) -> Path | None:
-    """A file to be written; it is refused before the exam rather than after it."""
-    if path is None:
-        return None
-    file = Path(path)
-    if file.is_dir() or not file.parent.is_dir():
-        raise BadInput(f"{option} {path} must be a file in a folder that exists")
-    return file
-
-
 def examine(cases: Sequence[Case], checkers: Sequence[str], seeds: int) -> list[Answer]:
     """Ask every checker about every case; Ctrl-C ends it with what there is."""
-    questions = [(c, s) for c in cases for s in range(1 if c.wrong else seeds)]
+    questions = ((c, s) for c in cases for s in range(1 if c.wrong else seeds))
+    count = sum(1 if c.wrong else seeds for c in cases)
     answers: list[Answer] = []
-    with tqdm(
-        total=len(questions), unit="case", disable=not sys.stderr.isatty(), leave=False
-    ) as bar:
+    with tqdm(total=count, unit="case", disable=not sys.stderr.isatty(), leave=False) as bar:
         try:
             for case, seed in questions:
                 bar.set_postfix_str(case.name)
                 answers += [ask(name, case, seed) for name in checkers]
                 bar.update()
         except KeyboardInterrupt:
-            print(f"interrupted after {bar.n} of {len(questions)}: the table is of these only")
+            command.say(f"interrupted after {bar.n} of {count}: the table is of these only")
     return answers
 
 
@@ -295,27 +284,30 @@ def main() -> int:
     cases = chosen(args.family, args.cases, args.every)
     if args.list:
         for case in cases:
-            print(f"{'wrong' if case.wrong else 'right'}  {case.family:14} {case.name}: {case.why}")
+            command.say(
+                f"{'wrong' if case.wrong else 'right'}  {case.family:14} {case.name}: {case.why}"
+            )
         return 0
-    json_file, png_file = target("--json", args.json), target("--out", args.out)
+    refuse_file("--json", args.json)
+    refuse_file("--out", args.out)
     checkers = args.checker or list(CHECKERS)
     if CHEX in checkers and importlib.util.find_spec("chex") is None:
         raise BadInput(f"{CHEX}: chex is not installed; install jaxbp[test]")
     answers = examine(cases, checkers, args.seeds)
     rows = [row(name, answers) for name in checkers]
-    print(table(rows))
+    command.say(table(rows))
     if lines := mistakes(answers):
-        print("\nWhere check_vjp was not wholly right:\n" + "\n".join(lines))
-    if json_file is not None:
+        command.say("\nWhere check_vjp was not wholly right:\n" + "\n".join(lines))
+    if args.json is not None:
         kept = {
             "jax": jax.__version__,
             "seeds": args.seeds,
             "table": [r._asdict() for r in rows],
             "answers": [a._asdict() for a in answers],
         }
-        write(json_file, (json.dumps(kept, indent=1) + "\n").encode())
-    if png_file is not None and answers:
-        write(png_file, picture(answers))
+        write(args.json, (json.dumps(kept, indent=1) + "\n").encode())
+    if args.out is not None and answers:
+        write(args.out, picture(answers))
     return 0
 
 

@@ -18,7 +18,6 @@ import statistics
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import command
@@ -29,7 +28,7 @@ import optax
 from benchmark import Timing, rates
 from command import BadInput, Parser
 from others.case import Case
-from results import write
+from results import refuse_file, write
 
 from jaxbp.accelerate import accelerate
 from jaxbp.explain import explain
@@ -74,11 +73,13 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--only", nargs="+", choices=CASES, metavar="NETWORK", help=", ".join(CASES)
     )
-    parser.add_argument("--rounds", type=command.positive_int, default=15)
+    parser.add_argument("--rounds", type=command.several, default=15)
     parser.add_argument("--no-time", action="store_true", help="hold the numbers, time nothing")
     parser.add_argument("--no-check", action="store_true", help="time only")
     parser.add_argument("--explain", action="store_true", help="print each network's table")
-    parser.add_argument("--json", metavar="FILE", type=Path, help="write all that was measured")
+    parser.add_argument(
+        "--json", metavar="FILE", type=command.path, help="write all that was measured"
+    )
     return parser.parse_args()
 
 
@@ -220,7 +221,7 @@ def measure(name: str, arguments: argparse.Namespace) -> Measured:
     with contextlib.redirect_stdout(io.StringIO()):
         report = explain(case.loss, case.params, case.state, case.x, case.labels)
     if arguments.explain:
-        print(f"\n{name}\n{report}\n")
+        command.say(f"\n{name}\n{report}\n")
     rules = [entry.rule for entry in report.replaced]
     nan = float("nan")
     if arguments.no_check:
@@ -278,14 +279,13 @@ def row(m: Measured) -> str:
 def main() -> int:
     """Measure every network and print the table."""
     arguments = parse()
-    if arguments.rounds < 2:
-        raise BadInput("--rounds must be at least 2, for a spread")
+    refuse_file("--json", arguments.json)
     measured = []
-    print(f"jax {jax.__version__}, {jax.devices()[0].device_kind}\n{HEADER}")
+    command.say(f"jax {jax.__version__}, {jax.devices()[0].device_kind}\n{HEADER}")
     for name in arguments.only or CASES:
         measured.append(measure(name, arguments))
-        print(row(measured[-1]), flush=True)
-    if arguments.json:
+        command.say(row(measured[-1]))
+    if arguments.json is not None:
         found = {"jax": jax.__version__, "networks": [m._asdict() for m in measured]}
         write(arguments.json, (json.dumps(found, indent=2) + "\n").encode())
     return 0

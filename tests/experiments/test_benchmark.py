@@ -38,10 +38,16 @@ def benchmark(monkeypatch):
     ("arguments", "said"),
     [
         (["--only", "alexnet"], "invalid choice: 'alexnet'"),
-        (["--rounds", "1"], "--rounds must be at least 2"),
+        (["--rounds", "1"], "--rounds: expected a whole number of at least 2, got '1'"),
         (["--torch-python", "/no/such/python"], "--torch-python /no/such/python does not run"),
         (["--compiler-option", "fast"], "--compiler-option must be NAME=VALUE, got 'fast'"),
-        (["--json", "/no/such/folder/out.json"], "the folder does not exist"),
+        (["--compiler-option", "fast=yes"], "--compiler-option: INVALID_ARGUMENT: No such compile"),
+        (["--torch-python", "/bin/echo"], "--torch-python must be a Python, but what it runs says"),
+        (["--json", "/no/such/folder/out.json"], "cannot write to --json /no/such/folder/out.json"),
+        (["--json", "."], "cannot write to --json . (Is a directory): choose another file"),
+        (["--json", ""], "--json: expected a path, got ''"),
+        (["--out", "/proc/nowhere"], "cannot write to --out /proc/nowhere"),
+        (["--out", ""], "--out: expected a path, got ''"),
     ],
 )
 def test_bad_input_is_one_line_and_status_2(benchmark, monkeypatch, capsys, arguments, said):
@@ -78,10 +84,15 @@ def test_the_rooflines_flops_are_counted(benchmark):
 
 def test_a_run_without_peers_says_so_and_writes_json(tmp_path):
     target = tmp_path / "out.json"
-    done = run("--only", "lenet", "--rounds", "2", "--json", str(target), timeout=300)
+    drawn = tmp_path / "drawn"
+    done = run(
+        "--only", "lenet", "--rounds", "2", "--json", str(target), "--out", str(drawn), timeout=300
+    )
     assert done.returncode == 0, done.stderr
     assert "left out: PyTorch" in done.stdout
     results = json.loads(target.read_text())
+    assert json.loads((drawn / "benchmark.json").read_text()) == results
+    assert (drawn / "benchmark.png").read_bytes()[-8:-4] == b"IEND"
     (_, step) = results["steps"]
     assert step["model"] == "lenet"
     assert step["ms"] > 0

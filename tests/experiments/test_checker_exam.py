@@ -47,8 +47,13 @@ def test_table_and_files_of_three_cases(tmp_path: Path):
         (("--cases", "nothing"), "no case is called 'nothing'"),
         (("--family", "poetry"), "poetry"),
         (("--seeds", "0"), "expected a whole number of at least 1"),
-        (("--json", "/nowhere/at/all.json"), "must be a file in a folder that exists"),
-        (("--out", "."), "must be a file in a folder that exists"),
+        (
+            ("--json", "/nowhere/at/all.json"),
+            "cannot write to --json /nowhere/at/all.json (No such",
+        ),
+        (("--json", "/proc/nowhere.json"), "cannot write to --json /proc/nowhere.json"),
+        (("--json", ""), "--json: expected a path, got ''"),
+        (("--out", "."), "cannot write to --out . (Is a directory): choose another file"),
     ],
 )
 def test_bad_input_is_one_line_and_status_2(monkeypatch, capsys, options, said):

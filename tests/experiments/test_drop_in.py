@@ -32,14 +32,17 @@ def test_faster_is_the_ratio_of_the_medians_beside_it(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("options", "said"),
     [
-        (["--only", "alexnet"], "invalid choice: 'alexnet'"),
-        (["--rounds", "1"], "--rounds must be at least 2"),
+        (("--only", "alexnet"), "invalid choice: 'alexnet'"),
+        (("--rounds", "1"), "--rounds: expected a whole number of at least 2, got '1'"),
+        (("--json", "/proc/nowhere"), "cannot write to --json /proc/nowhere"),
+        (("--json", ""), "--json: expected a path, got ''"),
     ],
 )
-def test_bad_input_is_one_line_and_status_2(monkeypatch, capsys, arguments, said):
-    monkeypatch.setattr(sys, "argv", ["drop_in.py", *arguments])
+def test_bad_input_is_one_line_and_status_2(monkeypatch, capsys, options, said):
+    monkeypatch.setattr(drop_in, "measure", lambda *_: pytest.fail("it measures already"))
+    monkeypatch.setattr(sys, "argv", ["drop_in.py", *options])
     with pytest.raises(SystemExit) as leave:
         command.run(drop_in.main)
     assert leave.value.code == 2
