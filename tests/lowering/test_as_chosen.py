@@ -20,6 +20,7 @@ CASES = {
     ("winograd", "winograd", "winograd"): (8, 8, 128, 3, 128, 1),
     ("columns", "xla", "columns"): (2, 4, 32, 3, 32, 2),
     ("xla", "columns", "phases"): (16, 24, 16, 3, 64, 2),
+    ("xla", "xla", "phases"): (16, 24, 16, 4, 64, 2),
     ("pointwise", "pointwise", "pointwise"): (2, 5, 96, 1, 4, 2),
     ("xla", "pointwise", "pointwise"): (2, 5, 3, 1, 4, 2),
 }
