@@ -49,7 +49,7 @@ def accelerate(fn: Callable[P, R]) -> Callable[P, R]:
       Put it inside of the gradient: `jax.grad(accelerate(loss))`. In `accelerate(jax.grad(loss))`
       the gradient is taken already; each of its sums is replaced on its own, which is right and
       gains less, as the forward pass keeps nothing for the backward one. A rule defines reverse
-      mode only; forward mode (`jax.jvp`, `jax.jacfwd`) through it raises JAX's own TypeError, and
+      mode only; forward mode (`jax.jvp`, `jax.jacfwd`) through it raises JAX's own error, and
       `jax.linear_transpose` of it JAX's NotImplementedError. In the body of a `custom_jvp`,
       operations are replaced, in its derivative they are not. Under `jax.vmap` of an accelerated
       function JAX batches rules, which costs more than `accelerate` of the vmapped function.
