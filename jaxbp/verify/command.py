@@ -5,6 +5,7 @@ Exit status: 0 nothing wrong found, 1 refuted, 2 could not run, 130 interrupted.
 
 import argparse
 import ast
+import contextlib
 import dataclasses
 import importlib
 import io
@@ -424,7 +425,9 @@ def _checked(module: str, cases: Sequence[Case], options: argparse.Namespace) ->
     context = multiprocessing.get_context("spawn")  # a fork of JAX's threads can hang
     with ProcessPoolExecutor(jobs, context, _start_worker, (sys.path,)) as pool:
         try:
-            yield from pool.map(_check_case, *tasks)
+            with _interrupts_ignored():
+                checked = pool.map(_check_case, *tasks)
+            yield from checked
         except BrokenProcessPool:
             raise CannotRunError("a process that was checking a case died") from None
         except BaseException:
@@ -432,6 +435,16 @@ def _checked(module: str, cases: Sequence[Case], options: argparse.Namespace) ->
             for process in multiprocessing.active_children():
                 process.terminate()
             raise
+
+
+@contextlib.contextmanager
+def _interrupts_ignored() -> Iterator[None]:
+    """Ignore Ctrl-C, as do the workers started meanwhile: importing, they would print traces."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _start_worker(path: list[str]) -> None:

@@ -354,10 +354,10 @@ def test_ctrl_c_ends_cleanly(words, awaited, directory, tmp_path):
         text=True,
         start_new_session=True,
     ) as process:
-        seen = set()
+        seen = ""
         for line in process.stdout:
-            seen |= awaited & set(line.split())
-            if seen == awaited:
+            seen += line  # in which two processes write, one perhaps in the other's line
+            if all(word in seen for word in awaited):
                 break
         time.sleep(0.2)
         os.killpg(process.pid, signal.SIGINT)
