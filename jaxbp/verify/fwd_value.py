@@ -10,7 +10,7 @@ import numpy as np
 from jaxbp.verify import comparison, data
 from jaxbp.verify.outcome import Outcome, numbers
 from jaxbp.verify.report import Finding
-from jaxbp.verify.subject import Leaf, LeafFunction, Pullback, Vector, pack, vjp_of
+from jaxbp.verify.subject import LeafFunction, Pullback, Vector, pack, vjp_of
 from jaxbp.verify.trial import Trial
 
 
@@ -30,7 +30,7 @@ def check(
     apart = room(trial, a, x, eps, rng, 64)
     asked: list[tuple[tuple[Pullback, ...], comparison.Sample]]
     asked = [((trial.given,), comparison.Sample(x, nothing, b, a, apart, "as given"))]
-    leaves = _output_leaves(trial)
+    leaves = trial.output_leaves
     if trial.wide and trial.plain.wide:
         wide = comparison.compare(
             lambda x, c: pack(trial.rule.raw(x, c)[0]),
@@ -127,19 +127,9 @@ def room(
     """How far a value may be from this one: what last bits do to it, and a few roundings."""
     size = np.nan_to_num(np.abs(value), posinf=0.0)
     tolerance = comparison.SPREADS * _spread(trial, x, eps, rng) + roundings * eps * size
-    for leaf in _output_leaves(trial):
+    for leaf in trial.output_leaves:
         tolerance[leaf.part] += 16 * eps * size[leaf.part].max(initial=0.0)
     return tolerance
-
-
-def _output_leaves(trial: Trial) -> list[Leaf]:
-    """The parts of a vector of outputs."""
-    leaves, start = [], 0
-    for out in trial.given.outputs():
-        stop = start + int(np.prod(out.shape, dtype=int))
-        leaves.append(Leaf("", -1, out.shape, out.dtype, start, stop))
-        start = stop
-    return leaves
 
 
 def _spread(trial: Trial, x: Vector, eps: float, rng: np.random.Generator) -> Vector:

@@ -54,13 +54,11 @@ def _beside_the_others(trial: Trial, alone: Sample, taken: list[Sample]) -> Samp
 
 
 def _leaf_by_leaf(trial: Trial, rng: np.random.Generator) -> list[Vector]:
-    full, start, parts = trial.cotangent(rng), 0, []
-    for out in trial.given.outputs():
-        stop = start + int(np.prod(out.shape, dtype=int))
+    full, parts = trial.cotangent(rng), []
+    for leaf in trial.output_leaves:
         c = np.zeros_like(full)
-        c[start:stop] = full[start:stop]
+        c[leaf.part] = full[leaf.part]
         parts.append(c)
-        start = stop
     return [c for c in parts if c.any()]
 
 

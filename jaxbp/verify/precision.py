@@ -91,8 +91,9 @@ def _in_dtype(
                     name,
                     leaf.name,
                     "precision",
-                    f"in {_where(dtype)} the cotangent is {mine:.3g} units in the last place from "
-                    f"the float64 truth, autodiff {theirs:.3g}: {_asked(dtype, own, mine)}",
+                    f"in {dtype or 'the dtypes given'} the cotangent is {mine:.3g} units in the "
+                    f"last place from the float64 truth, autodiff {theirs:.3g}: "
+                    f"{_asked(dtype, own, mine)}",
                     "rule",
                     got=mine,
                     expected=theirs,
@@ -180,10 +181,6 @@ def _errors(
 def _finest_eps(trial: Trial, dtype: str | None) -> float:
     dtypes = [dtype] if dtype else [leaf.dtype for leaf in trial.subject.leaves]
     return min(float(jnp.finfo(d).eps) for d in dtypes)
-
-
-def _where(dtype: str | None) -> str:
-    return dtype or "the dtypes given"
 
 
 def _asked(dtype: str | None, own: str, ulps: float) -> str:

@@ -111,7 +111,7 @@ def rewritten(
 ) -> Any:
     """An equation's program as `run` runs it, of inputs of other dtypes."""
     closed = _closed(program)
-    avals = [jax.ShapeDtypeStruct(aval.shape, dtype(aval)) for aval in closed.in_avals]
+    avals = [aval.update(dtype=dtype(aval)) for aval in closed.in_avals]
     traced = jax.make_jaxpr(lambda *args: run(closed, list(args)))(*avals)
     return traced if type(program) is type(closed) else traced.jaxpr
 
@@ -167,39 +167,6 @@ def coarsest_eps(program: Any, wide: Any = np.float64) -> float:
 def stops_gradients(program: Any) -> bool:
     """Whether it says somewhere that a value shall pass no derivative on."""
     return any(eqn.primitive.name == "stop_gradient" for eqn in equations(program))
-
-
-def by_forward_mode(fn: LeafFunction) -> LeafFunction:
-    """`fn` with a VJP taken column by column, for what JAX reverses not: a `while_loop`."""
-
-    @jax.custom_vjp
-    def columns(leaves: Leaves, others: Leaves) -> Leaves:
-        return fn(leaves, others)
-
-    def backward(kept: tuple[Leaves, Leaves], cts: Leaves) -> tuple[Leaves, None]:
-        leaves, others = kept
-
-        def along(k: int, index: Any) -> Any:
-            leaf = leaves[k]
-            direction = jnp.zeros(leaf.size, leaf.dtype).at[index].set(1).reshape(leaf.shape)
-
-            def of_one(v: Any) -> Leaves:
-                return fn([*leaves[:k], v, *leaves[k + 1 :]], others)
-
-            slopes = jax.jvp(of_one, (leaf,), (direction,))[1]
-            return sum(
-                jnp.sum(ct * slope).astype(leaf.dtype)
-                for ct, slope in zip(cts, slopes, strict=True)
-            )
-
-        answers = [
-            jax.lax.map(functools.partial(along, k), jnp.arange(leaf.size)).reshape(leaf.shape)
-            for k, leaf in enumerate(leaves)
-        ]
-        return answers, None
-
-    columns.defvjp(lambda leaves, others: (fn(leaves, others), (leaves, others)), backward)
-    return columns
 
 
 def same(a: Any, b: Any) -> bool:

@@ -145,7 +145,7 @@ def _jit(
     eps = max([float(jnp.finfo(leaf.dtype).eps) for leaf in leaves if leaf.size], default=0.0)
     eps = max([eps, *(float(jnp.finfo(out.dtype).eps) for out in trial.given.outputs())])
     # Compiled, a rule that is narrow inside may skip the rounding between two operations.
-    inside = max(eps, trial.eps_rule)
+    inside = max(eps, trial.eps_traced)
     sample = comparison.compare(trial.given, lambda _x, _c: first, x, c, leaves, inside, rng, "jit")
     wrong = [
         leaf
@@ -177,7 +177,7 @@ def _jit(
                 "jit",
                 "under jit the value differs from the plain call's",
                 "forward",
-                _output_index(trial, place)[0],
+                trial.output_index(place),
                 float(b[place].real),
                 float(a[place].real),
                 float(room[place]),
@@ -203,15 +203,6 @@ def _dtypes(trial: Trial, cotangents: list[Any], outcome: Outcome) -> None:
             )
     if not bad:
         outcome.row("dtype", True, "each cotangent has its primal's dtype")
-
-
-def _output_index(trial: Trial, place: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    for out in trial.given.outputs():
-        size = int(np.prod(out.shape, dtype=int))
-        if place < size:
-            return tuple(int(i) for i in np.unravel_index(place, out.shape)), out.shape
-        place -= size
-    return (), ()
 
 
 def _deterministic(

@@ -15,6 +15,7 @@ import numpy as np
 
 from jaxbp.verify import comparison, data, primal, rounding
 from jaxbp.verify.backward import Backward
+from jaxbp.verify.columns import by_columns
 from jaxbp.verify.evidence import Integers
 from jaxbp.verify.finite_differences import FiniteDifferences
 from jaxbp.verify.forward import Altered
@@ -107,11 +108,10 @@ class Trial:
         pullback, eps = self._wide(fn, who)
         if not pullback.refused or not self.subject.is_real:
             return pullback, eps
-        columns, eps_columns = self._wide(primal.by_forward_mode(fn), who)
+        columns, eps_columns = self._wide(by_columns(fn), who)
         if columns.refused:
             return pullback, eps
         self.notes[said:] = [f"{who} has no reverse mode: its derivative is taken by forward mode"]
-        self.changed = False
         return columns, eps_columns
 
     def _sharpen(self) -> None:
@@ -169,7 +169,7 @@ class Trial:
                 program = self._program(pullback)
             except Exception as error:  # anybody's code runs here: whatever it raises is a no
                 if dtype is None:
-                    pullback.interpreted = self.changed = True
+                    pullback.interpreted = True
                     pullback.refused = _first_line(error)
                     return pullback, max(_eps(v.dtype) for v in self.subject.leaves)
                 self.notes.append(f"{who} cannot be traced in float64: {_first_line(error)}")
@@ -187,7 +187,7 @@ class Trial:
 
         A rule may be given another bwd, or call a function that a notebook's cell has redefined.
         """
-        if self.changed or not self._prepared:
+        if self.changed or not self._prepared or self.rule.refused or self.truth.refused:
             return False
         try:
             return all(
@@ -277,8 +277,23 @@ class Trial:
         return pack(self.given.cotangents(c))
 
     @property
+    def output_leaves(self) -> list[Leaf]:
+        """The parts of a vector of outputs, or of cotangents for them."""
+        leaves, start = [], 0
+        for out in self.given.outputs():
+            stop = start + int(np.prod(out.shape, dtype=int))
+            leaves.append(Leaf("", -1, out.shape, out.dtype, start, stop))
+            start = stop
+        return leaves
+
+    @property
     def output_size(self) -> int:
-        return sum(int(np.prod(out.shape, dtype=int)) for out in self.given.outputs())
+        return sum(leaf.size for leaf in self.output_leaves)
+
+    def output_index(self, place: int) -> tuple[int, ...]:
+        """Where an entry of a vector of outputs stands in its array."""
+        leaf = next(leaf for leaf in self.output_leaves if place < leaf.stop)
+        return tuple(int(i) for i in np.unravel_index(place - leaf.start, leaf.shape))
 
     def other_points(self, rng: np.random.Generator) -> list[Vector]:
         """Points away from the given one, with a finite value and derivative."""

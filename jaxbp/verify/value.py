@@ -50,14 +50,6 @@ def check(trial: Trial, rng: np.random.Generator) -> Outcome:
         outcome.row("value", True, "equals the reference's")
         return outcome
     place = int(np.argmax(sample.excess()))
-    at = place
-    index: tuple[int, ...] = ()
-    for out in mine:
-        size = int(np.prod(out.shape, dtype=int))
-        if at < size:
-            index = tuple(int(i) for i in np.unravel_index(at, out.shape))
-            break
-        at -= size
     outcome.found(
         Finding(
             "value",
@@ -66,7 +58,7 @@ def check(trial: Trial, rng: np.random.Generator) -> Outcome:
             f"the forward value differs from the reference's ({int(wrong.sum())} of {wrong.size} "
             "entries); gradients are compared with the function's own plain forward instead",
             "forward",
-            index,
+            trial.output_index(place),
             float(sample.got[place].real),
             float(sample.expected[place].real),
             float(sample.tolerance[place]),

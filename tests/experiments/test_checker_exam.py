@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 
 import checker_exam
-import command
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -56,26 +55,15 @@ def test_table_and_files_of_three_cases(tmp_path: Path):
         (("--out", "."), "cannot write to --out . (Is a directory): choose another file"),
     ],
 )
-def test_bad_input_is_one_line_and_status_2(monkeypatch, capsys, options, said):
-    monkeypatch.setattr(sys, "argv", ["checker_exam.py", *options])
-    with pytest.raises(SystemExit) as leave:
-        command.run(checker_exam.main)
-    assert leave.value.code == 2
-    err = capsys.readouterr().err
-    assert said in err
-    assert len(err.splitlines()) == 1
+def test_bad_input_is_one_line_and_status_2(refusal, options, said):
+    assert said in refusal(checker_exam.main, *options)
 
 
-def test_without_chex(monkeypatch, capsys):
+def test_without_chex(monkeypatch, refusal):
     # None in sys.modules is how Python itself marks a module that cannot be imported.
     monkeypatch.setitem(sys.modules, "chex", None)
-    monkeypatch.setattr(sys, "argv", ["checker_exam.py", "--cases", "square-factor"])
-    with pytest.raises(SystemExit) as leave:
-        command.run(checker_exam.main)
-    assert leave.value.code == 2
-    err = capsys.readouterr().err
-    assert "chex is not installed; install jaxbp[test]" in err
-    assert len(err.splitlines()) == 1
+    said = refusal(checker_exam.main, "--cases", "square-factor")
+    assert "chex is not installed; install jaxbp[test]" in said
 
 
 def test_list_names_every_case(monkeypatch, capsys):

@@ -102,3 +102,15 @@ def test_dtypes_that_differ_are_compared_as_they_are_given(form):
         assert (finding.check, finding.argument) == ("mixed precision", "w")
     if form == "twice":
         assert "something else for these dtypes" in finding.message
+
+
+def test_a_compiled_cotangent_may_skip_roundings_of_half_precision():
+    def forward(x):
+        y = x.astype(jnp.bfloat16)
+        for _ in range(6):
+            y = y * y * jnp.asarray(0.9, jnp.bfloat16) + y
+        return y.astype(x.dtype)
+
+    x = jnp.abs(normal(40)) / 4
+    report = check_vjp(times(forward, 1), x, checks=("structure",))
+    assert "x" not in {f.argument for f in report.findings}, str(report)
