@@ -113,7 +113,7 @@ def _filtering_pays(x: Shape, like_output: Shape, window: Window) -> bool:
 def _columns_win(x: jax.Array, dy: jax.Array, window: Window, groups: int) -> bool:
     # For few features the product is narrower than the vector lanes; below some millions of
     # multiplications the loop over pieces costs more than it saves. XLA lays out an image's columns
-    # too, and takes half the time where they are many times as large as the image.
+    # too, and is the quicker where they are many times as large as the image.
     work = dy.size * window.cells * x.shape[-1]
     large = len(window.size) == 2 and window.cells > 9 and window.cells * x.shape[-1] > 80
     return (
