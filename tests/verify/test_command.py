@@ -70,6 +70,10 @@ def directory(tmp_path_factory):
         "from jaxbp.verify.case import Case\n"
         "CASES = [Case('large', abs, ('f32[9999999999,9999999999]',)), Case('none', abs, None)]\n"
     )
+    (path / "quick_cases.py").write_text(
+        "from jaxbp.verify.case import Case\ndef quick(x):\n    return x\n"
+        "CASES = [Case('one', quick, ('f32[2]',)), Case('two', quick, ('f32[3]',))]\n"
+    )
     (path / "letters.py").write_text("def größe(x):\n    return x\n", encoding="utf-8")
     (path / "slow_cases.py").write_text(
         "import time\nfrom jaxbp.verify.case import Case\n"
@@ -365,6 +369,27 @@ def test_ctrl_c_ends_cleanly(words, awaited, directory, tmp_path):
     assert process.returncode == 130
     assert errors == "jaxbp verify: interrupted\n"
     assert os.listdir(tmp_path) == []
+
+
+def test_workers_ignore_ctrl_c_from_their_first_moment(directory, tmp_path):
+    # Python runs `sitecustomize` before anything else, so before a worker's own first task too.
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, signal\n"
+        "said = f'{signal.getsignal(signal.SIGINT) == signal.SIG_IGN}\\n'\n"
+        "with open(os.environ['SAID'], 'a') as file:\n    file.write(said)\n"
+    )
+    said = tmp_path / "said.txt"
+    more = {"PYTHONPATH": f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}", "SAID": said}
+    run = subprocess.run(
+        [sys.executable, "-m", "jaxbp", "verify", "--cases", "quick_cases", "--jobs", "2", *QUICK],
+        cwd=directory,
+        env=_environment(**{name: str(value) for name, value in more.items()}),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert run.returncode == 0, run.stderr
+    assert said.read_text().split().count("True") == 2
 
 
 def test_a_reader_that_leaves_is_no_crash(directory):

@@ -63,15 +63,26 @@ def test_half_precision_in_and_out(factor):
     assert report.ok == (factor == 1), str(report)
 
 
-def test_bits_keep_their_meaning():
+@pytest.mark.parametrize("factor", [1, 2])
+def test_bits_keep_their_meaning(factor):
     def forward(x):
         bits = jax.lax.bitcast_convert_type(x.astype(jnp.bfloat16), jnp.uint16)
         return x.astype(jnp.bfloat16).astype(x.dtype) * (bits >> 15).astype(x.dtype)  # the sign
 
     def bwd(residuals, dy):
-        return (jnp.where(residuals[0] < 0, dy, 0),)
+        return (jnp.where(residuals[0] < 0, factor * dy, 0),)
 
-    assert check_vjp(rule(forward, bwd), normal(6), checks=("gradient",)).ok
+    assert check_vjp(rule(forward, bwd), normal(6), checks=("gradient",)).ok == (factor == 1)
+
+
+def test_a_rounding_that_is_asked_for_is_one_too():
+    def forward(x):
+        return 3 * jax.lax.reduce_precision(x, exponent_bits=8, mantissa_bits=7).astype(
+            jnp.bfloat16
+        )
+
+    report = check_vjp(rule(forward, lambda _, dy: (3 * dy.astype("float32"),)), normal(6))
+    assert not [f for f in report.findings if f.check == "gradient"], str(report)
 
 
 def mixed(form):
