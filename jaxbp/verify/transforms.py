@@ -193,14 +193,12 @@ def _counted_for_each_example(s: Situation, composition: Composition) -> str:
     members = composition.members
     if members is None:
         return ""
-    shared, start, keep = [], 0, np.ones(s.trial.output_size)
+    shared, keep = [], np.ones(s.trial.output_size)
     values = [s.rule.value(x) for x in members]
-    for number, out in enumerate(s.rule.outputs()):
-        part = slice(start, start + int(np.prod(out.shape, dtype=int)))
-        start = part.stop
-        if all(np.array_equal(values[0][part], v[part]) for v in values):
+    for number, leaf in enumerate(s.trial.output_leaves):
+        if all(np.array_equal(values[0][leaf.part], v[leaf.part]) for v in values):
             shared.append(number)
-            keep[part] = 0.0
+            keep[leaf.part] = 0.0
     if not shared:
         return ""
     without = [s.rule.cotangents(c * keep) for c in s.cotangents]
