@@ -45,9 +45,7 @@ class ConvNeXt(nn.Module):
         return nn.Dense(self.classes)(nn.LayerNorm()(x.mean(axis=(1, 2))))
 
 
-def convnext(
-    batch: int, size: int, width: int = 96, depths: Sequence[int] = (3, 3, 9, 3)
-) -> Case:
+def convnext(batch: int, size: int, width: int = 96, depths: Sequence[int] = (3, 3, 9, 3)) -> Case:
     """ConvNeXt-T."""
     model = ConvNeXt(depths, width)
     return linen.case(model, images(batch, size, size, 3), labels(batch, classes=1000))

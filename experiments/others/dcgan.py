@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import jax
@@ -26,9 +27,14 @@ class Generator(nnx.Module):
             strides, padding = ((2, 2), "SAME") if i else ((1, 1), "VALID")
             self.ups.append(
                 nnx.ConvTranspose(
-                    channels[i], features, (4, 4), strides, padding=padding,
-                    use_bias=False, rngs=rngs,
-                )  # fmt: skip
+                    channels[i],
+                    features,
+                    (4, 4),
+                    strides,
+                    padding=padding,
+                    use_bias=False,
+                    rngs=rngs,
+                )
             )
             self.norms.append(nnx.BatchNorm(features, rngs=rngs))
         self.last = nnx.ConvTranspose(width, 3, (4, 4), (2, 2), use_bias=False, rngs=rngs)
@@ -48,14 +54,10 @@ class Discriminator(nnx.Module):
         self.first = nnx.Conv(3, width, (4, 4), (2, 2), use_bias=False, rngs=rngs)
         self.downs = nnx.List()
         self.norms = nnx.List()
-        for before, features in zip(channels, channels[1:], strict=False):
-            self.downs.append(
-                nnx.Conv(before, features, (4, 4), (2, 2), use_bias=False, rngs=rngs)
-            )
+        for before, features in itertools.pairwise(channels):
+            self.downs.append(nnx.Conv(before, features, (4, 4), (2, 2), use_bias=False, rngs=rngs))
             self.norms.append(nnx.BatchNorm(features, rngs=rngs))
-        self.last = nnx.Conv(
-            channels[-1], 1, (4, 4), padding="VALID", use_bias=False, rngs=rngs
-        )
+        self.last = nnx.Conv(channels[-1], 1, (4, 4), padding="VALID", use_bias=False, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Return the logits of a batch of images."""

@@ -75,17 +75,13 @@ class ResNet(nn.Module):
         return nn.Dense(self.classes)(x.mean(axis=(1, 2)))
 
 
-def resnet18(
-    batch: int, size: int, width: int = 64, depths: Sequence[int] = (2, 2, 2, 2)
-) -> Case:
+def resnet18(batch: int, size: int, width: int = 64, depths: Sequence[int] = (2, 2, 2, 2)) -> Case:
     """ResNet-18."""
     model = ResNet(Basic, depths, width)
     return linen.case(model, images(batch, size, size, 3), labels(batch, classes=1000))
 
 
-def resnet50(
-    batch: int, size: int, width: int = 64, depths: Sequence[int] = (3, 4, 6, 3)
-) -> Case:
+def resnet50(batch: int, size: int, width: int = 64, depths: Sequence[int] = (3, 4, 6, 3)) -> Case:
     """ResNet-50."""
     model = ResNet(Bottleneck, depths, width)
     return linen.case(model, images(batch, size, size, 3), labels(batch, classes=1000))

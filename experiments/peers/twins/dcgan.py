@@ -7,7 +7,6 @@ import itertools
 import torch
 import torch.nn.functional as F
 from torch import nn
-
 from twins.twin import Twin
 
 NOISE = 100

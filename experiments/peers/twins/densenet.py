@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import torch
 from torch import nn
-
 from twins.residual import conv_norm
 from twins.twin import Twin, classifier
 

@@ -7,7 +7,6 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import nn
-
 from twins.twin import Twin
 
 GROUPS = 8
@@ -23,9 +22,7 @@ class Block(nn.Module):
         self.time = nn.Linear(time, features)
         self.norm2 = nn.GroupNorm(GROUPS, features)
         self.conv2 = nn.Conv2d(features, features, 3, padding=1)
-        self.short = (
-            nn.Identity() if channels == features else nn.Conv2d(channels, features, 1)
-        )
+        self.short = nn.Identity() if channels == features else nn.Conv2d(channels, features, 1)
 
     def forward(self, x: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
         y = self.conv1(F.silu(self.norm1(x)))
@@ -97,10 +94,7 @@ class UNet(nn.Module):
         x = self.first(x)
         skips = [x]
         for layer in self.down:
-            if isinstance(layer, nn.ModuleList):
-                x = layer[1](layer[0](x, time))
-            else:
-                x = layer(x)
+            x = layer[1](layer[0](x, time)) if isinstance(layer, nn.ModuleList) else layer(x)
             skips.append(x)
         for one, two in self.middle:
             x = two(one(x, time))

@@ -7,7 +7,6 @@ from functools import partial
 
 import torch
 from torch import nn
-
 from twins.twin import Twin, classifier
 
 

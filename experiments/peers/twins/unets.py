@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import torch
 from torch import nn
-
 from twins.twin import Twin, pixelwise
 
 
@@ -14,7 +14,12 @@ class UNet(nn.Module):
     """Levels down by max-pool and up by transposed convolution, with skips."""
 
     def __init__(
-        self, layers: tuple[Any, Any, Any, Any], channels: int, width: int, levels: int, classes: int
+        self,
+        layers: tuple[Any, Any, Any, Any],
+        channels: int,
+        width: int,
+        levels: int,
+        classes: int,
     ) -> None:
         super().__init__()
         conv, norm, pool, up = layers
@@ -31,7 +36,7 @@ class UNet(nn.Module):
 
         widths = [width << level for level in range(levels + 1)]
         self.down = nn.ModuleList(
-            twice(before, after) for before, after in zip([channels, *widths], widths[:-1])
+            twice(before, after) for before, after in itertools.pairwise([channels, *widths[:-1]])
         )
         self.pool = pool(2)
         self.middle = twice(widths[-2], widths[-1])
@@ -46,7 +51,7 @@ class UNet(nn.Module):
             skips.append(x)
             x = self.pool(x)
         x = self.middle(x)
-        for up, across in zip(self.ups, self.across):
+        for up, across in zip(self.ups, self.across, strict=True):
             x = across(torch.cat([skips.pop(), up(x)], dim=1))
         return self.last(x)
 

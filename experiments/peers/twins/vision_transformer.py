@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from torch import nn
-
 from twins.twin import Twin, classifier
 
 HEAD = 64  # channels of an attention head
