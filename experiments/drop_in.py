@@ -184,7 +184,7 @@ def errors(
 def times(name: str, case: Case, fast: Any, torch: Torch | None, asked: Any) -> dict[str, Any]:
     """Time a step of every contestant, its tracing and its compilation."""
     calls: dict[str, Callable[[], Any]] = {}
-    compiled_ms, flops, temporary, peak = [], [], [], []
+    compiled_ms, flops, memory = [], [], []
     for who, loss in (("plain", case.loss), ("jaxbp", fast)):
         step, optimiser = make_step(loss)
         args = (case.params, case.state, optimiser.init(case.params), case.x, case.labels)
@@ -196,14 +196,7 @@ def times(name: str, case: Case, fast: Any, torch: Torch | None, asked: Any) -> 
         program = lowered.compile()
         compiled_ms.append(1e3 * (time.perf_counter() - start))
         calls[who] = partial(program, *args)
-        memory = program.memory_analysis()
-        temporary.append(memory.temp_size_in_bytes)
-        peak.append(
-            memory.temp_size_in_bytes
-            + memory.argument_size_in_bytes
-            + memory.output_size_in_bytes
-            - memory.alias_size_in_bytes
-        )
+        memory.append(step_memory(program))
     layouts: tuple[str, ...] = ()
     compiled: Any = None
     if torch is not None and name in NETWORKS:
@@ -225,12 +218,22 @@ def times(name: str, case: Case, fast: Any, torch: Torch | None, asked: Any) -> 
         "speedup": (faster["low"], faster["ratio"], faster["high"]),
         "trace_ms": trace_times(case, fast),
         "compile_ms": tuple(compiled_ms),
-        "temporary_bytes": tuple(temporary),
-        "peak_bytes": tuple(peak),
+        "temporary_bytes": tuple(temporary for temporary, _ in memory),
+        "peak_bytes": tuple(peak for _, peak in memory),
         "torch": eager.against("torch"),
         "torch_compiled": timing.against(f"torch {COMPILED}") or compiled,
         "rounds": timing.rounds,
     }
+
+
+def step_memory(program: Any) -> tuple[int, int]:
+    """Return the bytes that are temporary in a step, and those with its arguments and results."""
+    memory = program.memory_analysis()
+    if memory is None:
+        return 0, 0
+    temporary: int = memory.temp_size_in_bytes
+    passed = memory.argument_size_in_bytes + memory.output_size_in_bytes
+    return temporary, temporary + passed - memory.alias_size_in_bytes
 
 
 def refuse_other_twin(name: str, case: Case, torch: Torch) -> None:
