@@ -9,8 +9,9 @@ import pytest
 
 import jaxbp
 from jaxbp import lowering
-from jaxbp.lowering import blocks, columns, folds, table, winograd
+from jaxbp.lowering import blocks, table
 from jaxbp.lowering.choice import TABLE
+from jaxbp.lowering.convolution import columns, folds, winograd
 from jaxbp.lowering.finite import if_finite
 from jaxbp.window import Window, make_window
 from tests.daily import sample
