@@ -11,29 +11,28 @@ import importlib
 import json
 import os
 import statistics
-import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import command
+import convolution_tables
+import convolutions
 import jax
 import jax.numpy as jnp
-import numpy as np
 from command import BadInput, Parser
 from jax import lax
 from peers import ours
 from peers.cases import BATCHES, CLASSES, CONVS, MODELS, POOLS, Conv, Pool
+from peers.torch_process import Torch
 from results import open_folder, refuse_file, write
+from timing import Call, measure, numbers, rates
 
 import jaxbp
 
-Call = Callable[[], Any]
 Options = dict[str, str | bool]
-LAYOUTS = ("default", "channels-last")
 
 
 def parse() -> argparse.Namespace:
@@ -44,6 +43,22 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--ops", action="store_true", help="measure single operations too")
     parser.add_argument("--only-ops", action="store_true", help="measure single operations only")
+    parser.add_argument(
+        "--convolutions", action="store_true", help="measure the table of single convolutions only"
+    )
+    parser.add_argument(
+        "--only-convolutions",
+        nargs="+",
+        metavar="PATTERN",
+        help="of this table, only calls with one of these in their names",
+    )
+    parser.add_argument(
+        "--measured",
+        nargs="+",
+        metavar="FILE",
+        type=command.path,
+        help="measure nothing: print this table of what runs of its parts wrote with --json",
+    )
     parser.add_argument("--rounds", type=command.several, default=15)
     parser.add_argument("--torch-python", metavar="PATH", help="a Python that has PyTorch")
     parser.add_argument(
@@ -51,6 +66,9 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument(
         "--out", metavar="DIR", type=command.path, help="write benchmark.json and .png"
+    )
+    parser.add_argument(
+        "--markdown", metavar="FILE", type=command.path, help="write the convolutions' tables"
     )
     parser.add_argument(
         "--compiler-option",
@@ -68,57 +86,6 @@ class Peers(NamedTuple):
     flax: Any | None
     torch: Torch | None
     absent: list[str]
-
-
-class Torch:
-    """A Python of its own that times PyTorch when asked."""
-
-    def __init__(self, python: str) -> None:
-        script = Path(__file__).parent / "peers" / "with_torch.py"
-        threads = str(len(os.sched_getaffinity(0)))
-        # Idle threads must not spin while the others are measured.
-        environment = os.environ | {"OMP_WAIT_POLICY": "passive", "OMP_NUM_THREADS": threads}
-        try:
-            self.process = subprocess.Popen(
-                [python, str(script), threads],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-                env=environment,
-            )
-        except OSError as error:
-            raise BadInput(f"--torch-python {python} does not run: {error}") from None
-        try:
-            (self.version,) = self._answer()
-        except BadInput:
-            self.close()
-            raise
-
-    def time(self, *request: Any) -> list[float]:
-        """Return the milliseconds of each repeat of a step or an operation."""
-        assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps(request) + "\n")
-        self.process.stdin.flush()
-        return self._answer()
-
-    def _answer(self) -> Any:
-        assert self.process.stdout is not None
-        assert self.process.stderr is not None
-        line = self.process.stdout.readline()
-        if not line:
-            last = (self.process.stderr.read().strip().splitlines() or ["no message"])[-1]
-            raise BadInput(f"the PyTorch process ended: {last}")
-        try:
-            return json.loads(line)
-        except ValueError:
-            raise BadInput(
-                f"--torch-python must be a Python, but what it runs says {line!r}"
-            ) from None
-
-    def close(self) -> None:
-        """End the process."""
-        self.process.communicate()
 
 
 @contextmanager
@@ -142,57 +109,6 @@ def peers(torch_python: str | None) -> Iterator[Peers]:
             torch.close()
 
 
-class Timing(NamedTuple):
-    """Milliseconds of each contestant, round by round."""
-
-    rounds: dict[str, list[float]]
-
-    def median(self, name: str) -> float:
-        """The median of a contestant."""
-        return statistics.median(self.rounds[name])
-
-    def against(self, peer: str) -> dict[str, float] | None:
-        """How many times faster jaxbp is than the peer (or the faster of its layouts)."""
-        names = [name for name in self.rounds if name.startswith(peer)]
-        if not names:
-            return None
-        best = min(names, key=self.median)
-        each = [a / b for a, b in zip(self.rounds[best], self.rounds["jaxbp"], strict=True)]
-        low, _, high = statistics.quantiles(each, n=4)
-        ratio = self.median(best) / self.median("jaxbp")
-        return {"peer": best, "ms": self.median(best), "ratio": ratio, "low": low, "high": high}  # type: ignore[dict-item]
-
-
-def measure(calls: dict[str, Call], torch: Torch | None, request: Any, rounds: int) -> Timing:
-    """Time every contestant in each round, several calls in a row; the median of them counts."""
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    repeats = {}
-    for name, call in calls.items():
-        call()
-        repeats[name] = max(1, min(20, int(20 / _milliseconds(call))))
-    if torch is not None:
-        for layout in LAYOUTS:
-            first = torch.time(*request, layout, 3)
-            times[f"torch {layout}"] = []
-            repeats[f"torch {layout}"] = max(1, min(20, int(20 / statistics.median(first))))
-    for turn in range(rounds):
-        # Forwards and backwards: who always follows PyTorch reads a few hundredths slower.
-        for name, call in list(calls.items())[:: -1 if turn % 2 else 1]:
-            each = [_milliseconds(call) for _ in range(repeats[name] + 1)][1:]
-            times[name].append(statistics.median(each))
-        for layout in LAYOUTS if torch is not None else ():
-            name = f"torch {layout}"
-            each = torch.time(*request, layout, repeats[name] + 1)[1:]  # type: ignore[union-attr]
-            times[name].append(statistics.median(each))
-    return Timing(times)
-
-
-def _milliseconds(call: Call) -> float:
-    start = time.perf_counter()
-    jax.block_until_ready(call())
-    return (time.perf_counter() - start) * 1e3
-
-
 class Step(NamedTuple):
     """A compiled training step."""
 
@@ -204,7 +120,7 @@ class Step(NamedTuple):
 def training_step(library: Any, name: str, options: Options) -> Step:
     """Compile a network's step: loss, gradients, SGD with momentum."""
     params, loss = library.loss(name)
-    x = _numbers(BATCHES[name])
+    x = numbers(BATCHES[name])
     labels = jnp.arange(BATCHES[name][0]) % CLASSES
 
     def step(params: Any, momentum: Any, x: jax.Array, labels: jax.Array) -> Any:
@@ -253,18 +169,6 @@ def _products(jaxpr: Any) -> Iterator[tuple[float, float]]:
             yield 2.0 * y.size * terms, 4.0 * (a.size + b.size + y.size)
 
 
-def rates() -> tuple[float, float]:
-    """FLOP/s of a large matrix product and bytes/s of a large copy, the best of several."""
-    a = _numbers((1536, 1536))
-    product = jax.jit(jnp.matmul)
-    long = _numbers((8 << 20,))
-    copy = jax.jit(lambda a: a + 1)
-    jax.block_until_ready((product(a, a), copy(long)))
-    gemm = min(_milliseconds(lambda: product(a, a)) for _ in range(9))
-    moved = min(_milliseconds(lambda: copy(long)) for _ in range(9))
-    return 2 * 1536**3 / gemm * 1e3, 2 * long.nbytes / moved * 1e3
-
-
 def operations(options: Options) -> Iterator[tuple[str, Any, dict[str, Call]]]:
     """Each operation by kind and shape: through jaxbp, and through lax under autodiff."""
 
@@ -277,8 +181,8 @@ def operations(options: Options) -> Iterator[tuple[str, Any, dict[str, Call]]]:
         return {"jaxbp": first, "lax": second}
 
     for s in CONVS:
-        x = _numbers((s.batch, s.side, s.side, s.channels))
-        w = _numbers((s.kernel, s.kernel, s.channels, s.features))
+        x = numbers((s.batch, s.side, s.side, s.channels))
+        w = numbers((s.kernel, s.kernel, s.channels, s.features))
 
         def mine(x: Any, w: Any, s: Conv = s) -> jax.Array:
             return jaxbp.conv(x, w, stride=s.stride)
@@ -288,13 +192,13 @@ def operations(options: Options) -> Iterator[tuple[str, Any, dict[str, Call]]]:
                 x, w, (s.stride,) * 2, "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
             )
 
-        dy = _numbers(jax.eval_shape(plain, x, w).shape)
+        dy = numbers(jax.eval_shape(plain, x, w).shape)
 
         yield "conv", s, pair(mine, plain, x, w)
         for kind, argument in (("conv_input_grad", 0), ("conv_kernel_grad", 1)):
             yield kind, s, pair(_gradient(mine, argument), _gradient(plain, argument), x, w, dy)
     for p in POOLS:
-        x = _numbers((p.batch, p.side, p.side, p.channels))
+        x = numbers((p.batch, p.side, p.side, p.channels))
         size, stride = (1, p.window, p.window, 1), (1, p.stride, p.stride, 1)
 
         def max_pool(x: Any, size: Any = size, stride: Any = stride) -> jax.Array:
@@ -304,7 +208,7 @@ def operations(options: Options) -> Iterator[tuple[str, Any, dict[str, Call]]]:
             total = lax.reduce_window(x, 0.0, lax.add, size, stride, "VALID")
             return total / (size[1] * size[2])
 
-        dy = _numbers(jax.eval_shape(max_pool, x).shape)
+        dy = numbers(jax.eval_shape(max_pool, x).shape)
         how: dict[str, Any] = {"stride": p.stride}
 
         def with_winner(x: Any, p: Pool = p, how: Any = how) -> Any:
@@ -349,10 +253,6 @@ def operations(options: Options) -> Iterator[tuple[str, Any, dict[str, Call]]]:
 
 def _gradient(f: Any, argument: int) -> Any:
     return lambda x, w, dy: jax.vjp(f, x, w)[1](dy)[argument]
-
-
-def _numbers(shape: tuple[int, ...]) -> jax.Array:
-    return jnp.asarray(np.random.default_rng(0).standard_normal(shape, np.float32))
 
 
 def run_steps(args: argparse.Namespace, there: Peers, options: Options) -> list[Any]:
@@ -479,7 +379,15 @@ def main() -> int:
         jax.jit(jnp.negative).lower(0.0).compile(compiler_options=options or None)
     except Exception as error:  # in XLA's words: only it knows its options
         raise BadInput(f"--compiler-option: {str(error).splitlines()[0]}") from None
+    convolved = args.convolutions or args.only_convolutions is not None
+    calls = convolutions.chosen(args.only_convolutions) if convolved else []
     refuse_file("--json", args.json)
+    refuse_file("--markdown", args.markdown)
+    if args.measured is not None:
+        _, text = convolution_tables.report(*convolutions.read(args.measured))
+        if args.markdown is not None:
+            write(args.markdown, text.encode())
+        return 0
     if args.out is not None:
         open_folder(args.out)
     with peers(args.torch_python) as there:
@@ -494,7 +402,14 @@ def main() -> int:
         for line in there.absent:
             command.say(f"left out: {line}")
         command.say(f"jax {jax.__version__}, PyTorch {results['torch']}, {results['cores']} cores")
-        if not args.only_ops:
+        if convolved:
+            run = convolutions.start(there.torch, args.rounds)
+            each = convolutions.measured(calls, there.torch, args.rounds, options)
+            ones, text = convolution_tables.report(run, each)
+            results["convolutions"] = convolutions.as_json(run, ones)
+            if args.markdown is not None:
+                write(args.markdown, text.encode())
+        if not (args.only_ops or convolved):
             results["steps"] = run_steps(args, there, options)
         if args.ops or args.only_ops:
             results["operations"] = run_operations(args, there, options)

@@ -25,10 +25,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from benchmark import Timing, rates
 from command import BadInput, Parser
 from others.case import Case
 from results import refuse_file, write
+from timing import Timing, rates
 
 from jaxbp.accelerate import accelerate
 from jaxbp.explain import explain
