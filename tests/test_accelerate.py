@@ -80,6 +80,16 @@ CONVOLUTIONS = {
     "groups": ((2, 4, 7, 6), (6, 2, 3, 3), {"feature_group_count": 2}),
     "depthwise": ((2, 4, 7, 6), (8, 1, 3, 3), {"feature_group_count": 4}),
     "batch groups": ((6, 3, 7, 6), (4, 3, 3, 3), {"batch_group_count": 2}),
+    "strides and a dilated input": (
+        (2, 4, 7, 6),
+        (6, 2, 3, 3),
+        {"lhs_dilation": (3, 2), "window_strides": (2, 1), "feature_group_count": 2},
+    ),
+    "batch groups, strides and a dilated input": (
+        (6, 3, 7, 6),
+        (4, 3, 3, 3),
+        {"lhs_dilation": (3, 2), "window_strides": (2, 1), "batch_group_count": 2},
+    ),
     "pointwise": ((2, 7, 6, 3), (1, 1, 3, 4), {"dimension_numbers": NHWC}),
 }
 TRANSPOSED = {
@@ -87,6 +97,12 @@ TRANSPOSED = {
     "uneven": ((2, 3, 5, 4), (4, 3, 3, 2), {"lhs_dilation": (1, 3), "padding": [(2, 0), (-1, 1)]}),
     "both dilated": ((2, 3, 7, 4), (4, 3, 3, 3), {"lhs_dilation": (2, 2), "rhs_dilation": (2, 1)}),
     "grouped": ((2, 4, 5, 4), (6, 2, 3, 3), {"lhs_dilation": (2, 2), "feature_group_count": 2}),
+    "batch groups": ((6, 3, 5, 4), (4, 3, 3, 3), {"lhs_dilation": (2, 2), "batch_group_count": 2}),
+    "cropped by more than undilated": (
+        (2, 3, 3),
+        (4, 3, 2),
+        {"lhs_dilation": (4,), "padding": [(-2, -2)]},
+    ),
     "1-D": (
         (2, 5, 3),
         (4, 3, 5),
@@ -99,6 +115,39 @@ OTHER_SUMS = {
     "strided": ((2, 9, 9, 3), (2, 4, 4, 4), {"rhs_dilation": (2, 2), **CSSN}),
     "dilated": ((2, 9, 9, 3), (2, 6, 6, 4), {"window_strides": (2, 2), **CSSN}),
     "grouped": ((2, 7, 6, 4), (2, 6, 5, 6), {"batch_group_count": 2, **CSSN}),
+    "of batch groups": ((6, 7, 6, 4), (3, 6, 5, 4), {"feature_group_count": 2, **CSSN}),
+    "of an image no larger than its kernel": (
+        (2, 4, 4, 6),
+        (2, 4, 4, 6),
+        {"batch_group_count": 6, "padding": [(2, 2), (2, 2)], **CSSN},
+    ),
+    "of a transposed one": (
+        (2, 4, 3, 3),
+        (2, 9, 9, 4),
+        {"lhs_dilation": (2, 3), "padding": [(2, 3), (1, 4)], **CSSN},
+    ),
+    "of a transposed one with groups, dilated": (
+        (2, 4, 3, 4),
+        (2, 9, 9, 6),
+        {
+            "lhs_dilation": (2, 3),
+            "padding": [(4, 3), (3, 4)],
+            "window_strides": (2, 1),
+            "batch_group_count": 2,
+            **CSSN,
+        },
+    ),
+    "of strides and a dilated input": (
+        (4, 4, 3, 3),
+        (2, 6, 7, 4),
+        {
+            "lhs_dilation": (3, 4),
+            "padding": [(2, 1), (1, 1)],
+            "rhs_dilation": (2, 1),
+            "feature_group_count": 2,
+            **CSSN,
+        },
+    ),
 }
 
 
@@ -224,12 +273,6 @@ LEFT_ALONE = {
     ),
     "not of one real floating dtype": ((2, 3, 7, 6), (4, 3, 3, 3), {}, np.complex64),
     "float8_e4m3fn, not": ((2, 3, 7, 6), (4, 3, 3, 3), {}, jnp.float8_e4m3fn),
-    "strides and a dilated input": (
-        (2, 3, 7, 6),
-        (4, 3, 3, 3),
-        {"lhs_dilation": (2, 2), "window_strides": (2, 1)},
-        np.float32,
-    ),
     "0 spatial axes": ((2, 3), (4, 3), {}, np.float32),
     "empty": ((0, 3, 7, 6), (4, 3, 3, 3), {}, np.float32),
 }
