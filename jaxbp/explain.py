@@ -84,7 +84,8 @@ def explain(fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Explanation
     """Print what `accelerate(fn)` would replace for these arguments by which rule, and why not.
 
     Every convolution and pooling of the traced function is listed with the line of the user's code
-    that it came from. Everything else (products, activations, normalisation) is never touched.
+    that it came from, and with the strategy of each of its sums on a CPU: forward, input gradient
+    and kernel gradient. Everything else (products, activations, normalisation) is never touched.
 
     Source: (3.5), (4.1), (4.3), (5.5)
 
