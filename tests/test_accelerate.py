@@ -302,6 +302,7 @@ KERNELS_LIKE_PATCHES = {
     "turned": lambda eye: eye[::-1],
     "shifted": lambda eye: jnp.roll(eye, 1, 0),
     "scaled": lambda eye: 2 * eye,
+    "beside the diagonal": lambda eye: jnp.eye(4, k=1, dtype=eye.dtype),
     "below the diagonal": lambda eye: jnp.tri(4, dtype=eye.dtype),
 }
 

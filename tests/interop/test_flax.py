@@ -11,6 +11,7 @@ from jaxbp.accelerate import accelerate
 from jaxbp.explain import explain
 from jaxbp.interop import flax as interop
 from jaxbp.plain import plain
+from tests.daily import sample
 from tests.interop.layers import assert_same
 from tests.tolerance import assert_trees_close
 
@@ -73,8 +74,9 @@ LAYERS = {
 }
 
 
-@pytest.mark.parametrize("name", LAYERS)
-@pytest.mark.parametrize("api", ["linen", "nnx"])
+@pytest.mark.parametrize(
+    ("name", "api"), sample([(name, api) for name in LAYERS for api in ("linen", "nnx")], every=3)
+)
 def test_grouped_and_transposed_layers(float64, name, api, rng):
     kind, options, rule = LAYERS[name]
     x = jnp.asarray(rng.normal(size=(2, 7, 6, 4)))
