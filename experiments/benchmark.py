@@ -53,6 +53,9 @@ def parse() -> argparse.Namespace:
         help="of this table, only calls with one of these in their names",
     )
     parser.add_argument(
+        "--no-plain", action="store_true", help="of this table, leave plain JAX out: it is slow"
+    )
+    parser.add_argument(
         "--measured",
         nargs="+",
         metavar="FILE",
@@ -384,7 +387,7 @@ def main() -> int:
     refuse_file("--json", args.json)
     refuse_file("--markdown", args.markdown)
     if args.measured is not None:
-        _, text = convolution_tables.report(*convolutions.read(args.measured))
+        text = convolution_tables.report(*convolutions.read(args.measured))
         if args.markdown is not None:
             write(args.markdown, text.encode())
         return 0
@@ -403,10 +406,19 @@ def main() -> int:
             command.say(f"left out: {line}")
         command.say(f"jax {jax.__version__}, PyTorch {results['torch']}, {results['cores']} cores")
         if convolved:
-            run = convolutions.start(there.torch, args.rounds)
-            each = convolutions.measured(calls, there.torch, args.rounds, options)
-            ones, text = convolution_tables.report(run, each)
-            results["convolutions"] = convolutions.as_json(run, ones)
+            how = convolutions.Options(there.torch, args.rounds, options, not args.no_plain)
+            run, ones = convolutions.start(how), []
+
+            def kept() -> Iterator[convolutions.Measured]:
+                """Write each call when it has been measured: a run may be ended before its end."""
+                for one in convolutions.measured(calls, how):
+                    ones.append(one)
+                    results["convolutions"] = convolutions.as_json(run, ones)
+                    if args.json is not None:
+                        write(args.json, json.dumps(results, indent=1).encode())
+                    yield one
+
+            text = convolution_tables.report(run, kept())
             if args.markdown is not None:
                 write(args.markdown, text.encode())
         if not (args.only_ops or convolved):

@@ -74,6 +74,7 @@ MEANS = (
 
 def line(m: Measured) -> str:
     """One call's line of the table."""
+    who_compiles = [who for who in ("plain", "jaxbp") if who in m.compile_seconds]
     short = {"conv": "y", "conv_input_grad": "dx", "conv_kernel_grad": "dw"}
     return row(
         TABLE,
@@ -83,21 +84,25 @@ def line(m: Measured) -> str:
             _ms(m, "jaxbp"),
             _ms(m, m.torch["peer"]) if m.torch else "-",
             _ratio(m.plain),
-            _ratio(m.torch) if m.torch else "-",
-            " / ".join(f"{m.compile_seconds[who]:.2f}" for who in ("plain", "jaxbp")),
-            " / ".join(f"{m.temporary_bytes[who] / 1e6:.1f}" for who in ("plain", "jaxbp")),
+            _ratio(m.torch),
+            " / ".join(f"{m.compile_seconds[who]:.2f}" for who in who_compiles),
+            " / ".join(f"{m.temporary_bytes[who] / 1e6:.1f}" for who in who_compiles),
             ", ".join(f"{short.get(o, o)} {name}" for o, name in m.strategies.items()),
         ),
     )
 
 
 def _ms(m: Measured, who: str) -> str:
+    if who not in m.rounds:
+        return "-"
     rounds, most = len(m.rounds[who]), max(map(len, m.rounds.values()))
     ms = f"{statistics.median(m.rounds[who]):.2f}"
     return ms if rounds == most else f"({rounds}) {ms}"
 
 
-def _ratio(against: dict[str, Any]) -> str:
+def _ratio(against: dict[str, Any] | None) -> str:
+    if against is None:
+        return "-"
     low, ratio, high = (_times(against[key]) for key in ("low", "ratio", "high"))
     return f"{ratio} [{low}, {high}]"
 
@@ -143,10 +148,10 @@ def shortfalls(measured: Sequence[Measured]) -> str:
         ]
         said = f"Half precision slower than float32 of the same call: {len(slower)} of {len(half)}"
         lines.append(_list(said, slower))
-    lines += [
-        _growth("Compile seconds", measured, "compile_seconds", 1, 0.1),
-        _growth("Temporary MB", measured, "temporary_bytes", 1e6, 1),
-    ]
+    both = [m for m in measured if m.plain]
+    if both:
+        lines.append(_growth("Compile seconds", both, "compile_seconds", 1, 0.1))
+        lines.append(_growth("Temporary MB", both, "temporary_bytes", 1e6, 1))
     noise = [m.noise for m in measured if m.noise is not None]
     if noise:
         medians = sorted(n["ratio"] for n in noise)
@@ -222,8 +227,8 @@ class Text:
         return "\n".join(self.lines) + "\n"
 
 
-def report(run: Run, measured: Iterable[Measured]) -> tuple[list[Measured], str]:
-    """Print a line for each call as it comes, then the means; return the calls and the text."""
+def report(run: Run, measured: Iterable[Measured]) -> str:
+    """Print a line for each call as it comes, then the means; return what was printed."""
     text = Text()
     text.say(
         f"{run.about}; matrix product {run.gemm_flops / 1e9:.0f} GFLOP/s, copy "
@@ -250,4 +255,4 @@ def report(run: Run, measured: Iterable[Measured]) -> tuple[list[Measured], str]
             "too, and the bytes (each array once) at that of the copy. The last two columns: how "
             "many times the larger of these is taken.\n\n" + bounds(ones, run)
         )
-    return ones, str(text)
+    return str(text)

@@ -24,7 +24,7 @@ from jaxbp.lowering import choice
 # The axes in lax's letters, by the number of spatial axes.
 _SPATIAL = {1: "X", 2: "YX", 3: "ZYX"}
 # Where plain JAX is faster than this, it is timed against itself too: the noise of the run.
-TWICE = 100  # milliseconds
+TWICE = 30  # milliseconds
 
 
 class Compiled(NamedTuple):
@@ -43,7 +43,7 @@ class Measured(NamedTuple):
     phase: str
     strategies: dict[str, str]  # by operation, those that accelerate chose
     ms: float  # accelerate's
-    plain: dict[str, Any]  # against plain JAX; in each of these: peer, ms, ratio, low, high
+    plain: dict[str, Any] | None  # against plain JAX; in each: peer, ms, ratio, low, high
     torch: dict[str, Any] | None
     noise: dict[str, Any] | None  # plain JAX against itself
     float32: dict[str, Any] | None  # half precision against accelerate in float32
@@ -159,31 +159,38 @@ def strategies() -> Iterator[dict[str, str]]:
         yield taken
 
 
-def measure_call(
-    call: Call, phase: str, torch: Torch | None, rounds: int, options: dict[str, str | bool]
-) -> Measured:
+class Options(NamedTuple):
+    """How calls are measured."""
+
+    torch: Torch | None
+    rounds: int
+    compiler: dict[str, str | bool]  # XLA's options, for accelerate and plain JAX alike
+    plain: bool = True  # whether plain JAX takes part
+
+
+def measure_call(call: Call, phase: str, options: Options) -> Measured:
     """Compile and time one call in one phase."""
     with strategies() as taken:
-        fast = compiled(call, phase, options, jaxbp.accelerate)
-    programs = {"jaxbp": fast, "plain": compiled(call, phase, options)}
-    calls = {name: program.call for name, program in programs.items()}
-    if milliseconds(calls["plain"]) < TWICE:
-        calls["again"] = calls["plain"]
+        programs = {"jaxbp": compiled(call, phase, options.compiler, jaxbp.accelerate)}
+    calls = {"jaxbp": programs["jaxbp"].call}
+    if options.plain:
+        programs["plain"] = compiled(call, phase, options.compiler)
+        calls["plain"] = programs["plain"].call
+        if milliseconds(calls["plain"]) < TWICE:
+            calls["again"] = calls["plain"]
     if call.dtype != "float32":
         single = call._replace(dtype="float32")
-        calls["single"] = compiled(single, phase, options, jaxbp.accelerate).call
+        calls["single"] = compiled(single, phase, options.compiler, jaxbp.accelerate).call
     # PyTorch has no channels-last layout of one spatial axis.
     layouts = LAYOUTS[:1] if len(call.spatial) == 1 else LAYOUTS
-    timing = measure(calls, torch, ("call", phase, call), rounds, layouts)
-    plain = timing.against("plain")
-    assert plain is not None
+    timing = measure(calls, options.torch, ("call", phase, call), options.rounds, layouts)
     return Measured(
         str(call),
         call.kind,
         phase,
         taken,
         timing.median("jaxbp"),
-        plain,
+        timing.against("plain"),
         timing.against("torch"),
         timing.against("again", "plain"),
         timing.against("single"),
@@ -195,21 +202,17 @@ def measure_call(
     )
 
 
-def measured(
-    calls: Sequence[Call], torch: Torch | None, rounds: int, options: dict[str, str | bool]
-) -> Iterator[Measured]:
+def measured(calls: Sequence[Call], options: Options) -> Iterator[Measured]:
     """Measure the calls forward, then with gradients."""
     for phase in PHASES:
         for call in calls:
-            yield measure_call(call, phase, torch, rounds, options)
+            yield measure_call(call, phase, options)
 
 
-def start(torch: Torch | None, rounds: int) -> Run:
+def start(options: Options) -> Run:
     """Measure the machine's rates, before the calls."""
-    return Run(
-        f"jax {jax.__version__}, PyTorch {torch.version if torch else 'left out'}, {rounds} rounds",
-        *rates(),
-    )
+    peer = options.torch.version if options.torch else "left out"
+    return Run(f"jax {jax.__version__}, PyTorch {peer}, {options.rounds} rounds", *rates())
 
 
 def as_json(run: Run, ones: Iterable[Measured]) -> dict[str, Any]:

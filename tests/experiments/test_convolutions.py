@@ -151,6 +151,16 @@ def test_a_line_says_what_was_measured():
     assert said[6:] == ["0.50 / 1.00", "2.0 / 3.0", "y xla, dw columns"]
 
 
+def test_without_plain_jax_the_tables_leave_it_out():
+    call = Call("pointwise", 1, (2, 2), 2, (1, 1), 2)
+    alone = convolutions.measure_call(call, "forward", convolutions.Options(None, 2, {}, False))
+    assert cells(convolution_tables.line(alone))[1::2][:2] == ["-", "-"]
+    assert cells(convolution_tables.summary([alone]).splitlines()[2])[2:] == ["1", *"----"]
+    said = convolution_tables.shortfalls([alone])
+    assert "Under 0.95× plain JAX: 0 of 0." in said
+    assert "Compile" not in said
+
+
 def test_means_are_geometric_and_leave_half_precision_out():
     ones = [
         measured(CALLS[0], "forward", 2.0, 1.0),
