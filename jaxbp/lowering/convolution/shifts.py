@@ -28,13 +28,15 @@ from jax import lax
 
 from jaxbp.arguments import Shape, sum_dtype, vary_alike
 from jaxbp.lowering.choice import Row
+from jaxbp.lowering.pieces import sum_pieces
 from jaxbp.lowering.slices import UNROLLED, add, pad, slices
 from jaxbp.window import Window, dilated
 
 # Cells beyond which a padded copy costs less than asking at each cell what lies in the padding.
 MANY = 25
-# Bytes of accumulators that stay in a core's own cache.
-PIECE = 1 << 19
+# Bytes of padded input to hold at a time, and of accumulators that stay in a core's own cache.
+PADDED = 8 << 20
+PIECE = 1 << 15
 # Channels a group up to which lanes beat a product: each is one more multiply-add a cell.
 FEW = 4
 
@@ -89,9 +91,15 @@ def conv_input_grad(
 
 def conv_kernel_grad(x: jax.Array, dy: jax.Array, window: Window, groups: int) -> jax.Array:
     """dw[*K, C // groups, O] of x[N, *S, C] and dy[N, *S_out, O], the sum (3.6)."""
-    inputs = _lanes(x, groups, dy.shape[-1] // groups)
-    dw = jnp.stack([_kernel_grad(pad(z, window, 0), dy, window) for z in inputs], axis=-2)
-    return dw.reshape(*window.size, -1, dy.shape[-1]).astype(x.dtype)
+    lanes, wide = dy.shape[-1], np.dtype(sum_dtype(x.dtype))
+
+    def piece(x: jax.Array, dy: jax.Array) -> jax.Array:
+        inputs = _lanes(x, groups, lanes // groups)
+        return jnp.stack([_kernel_grad(pad(z, window, 0), dy, window) for z in inputs], axis=1)
+
+    example = math.prod(window.padded(x.shape[1:-1])) * lanes * wide.itemsize
+    dw: jax.Array = sum_pieces(piece, max(1, PADDED // example), x, dy)
+    return dw.reshape(*window.size, -1, lanes).astype(x.dtype)
 
 
 def _lanes(a: jax.Array, groups: int, lanes: int) -> list[jax.Array]:
@@ -215,69 +223,57 @@ def _kernel_grad(x: jax.Array, dy: jax.Array, window: Window) -> jax.Array:
     lanes, wide = dy.shape[-1], np.dtype(sum_dtype(dy.dtype))
     blocks = _blocks(x.shape, dy.shape, window, wide.itemsize)
     starts, starts_dy, skipped = map(jnp.asarray, (blocks.x, blocks.dy, blocks.skipped))
-    reach = int(blocks.reads.max()) + blocks.run
-    x, dy = x.reshape(-1), dy.reshape(-1)
+    x, dy = x.reshape(-1, lanes), dy.reshape(-1, lanes)
 
     def turn(i: jax.Array, sums: jax.Array) -> jax.Array:
         d = lax.dynamic_slice_in_dim(dy, starts_dy[i], blocks.size).astype(wide)
         if blocks.skipped.any():
-            d = jnp.where(np.arange(blocks.size, dtype=np.int32) < skipped[i], 0, d)
-        near = lax.dynamic_slice_in_dim(x, starts[i], reach)
-        cells = lax.gather(
-            near,
-            blocks.reads[..., None],
-            lax.GatherDimensionNumbers((2,), (), (0,)),
-            (blocks.run,),
-            mode=lax.GatherScatterMode.PROMISE_IN_BOUNDS,
-        )
-        return sums + cells.astype(wide) * d.reshape(-1, blocks.run)
+            d = jnp.where(np.arange(blocks.size, dtype=np.int32)[:, None] < skipped[i], 0, d)
+        near = lax.dynamic_slice_in_dim(x, starts[i], int(blocks.reads.max()) + 1)
+        cells = near.at[blocks.reads].get(mode="promise_in_bounds")
+        return sums + cells.astype(wide) * d
 
-    zeros = vary_alike(jnp.zeros((*blocks.reads.shape, blocks.run), wide), x, dy)[0]
-    sums = lax.fori_loop(0, len(blocks.x), turn, zeros)
-    return jnp.sum(sums.reshape(window.cells, -1, lanes), axis=1)
+    zeros = vary_alike(jnp.zeros((*blocks.reads.shape, lanes), wide), x, dy)[0]
+    return jnp.sum(lax.fori_loop(0, len(blocks.x), turn, zeros), axis=1)
 
 
 class _Blocks(NamedTuple):
-    """Which numbers of x and dy, both laid out flat, meet in which turn; arrays of NumPy's."""
+    """Which places of x and dy, both in one row, meet in which turn; arrays of NumPy's."""
 
     x: np.ndarray  # int[turns]: where a block begins in x
     dy: np.ndarray  # int[turns]: where it begins in dy
-    skipped: np.ndarray  # int[turns]: how many of its first numbers were in the block before
-    reads: np.ndarray  # int[|K|, runs]: where each cell reads, from the block's beginning
-    run: int  # how many numbers in a row a cell reads there
-    size: int  # how many numbers of dy a block has
+    skipped: np.ndarray  # int[turns]: how many of its first places were in the block before
+    reads: np.ndarray  # int[|K|, size]: where each cell lies, from the block's beginning
+    size: int  # how many places of dy a block has
 
 
 def _blocks(x: Shape, dy: Shape, window: Window, itemsize: int) -> _Blocks:
     """Blocks of the last axes, as many as the cache has room for, or of a part of the last."""
-    windows, lanes = dy[1:-1], dy[-1]
-    room = max(1, PIECE // (window.cells * lanes * itemsize))
+    windows = dy[1:-1]
+    room = max(1, PIECE // (window.cells * dy[-1] * itemsize))
     outer = len(windows) - 1
     while outer and math.prod(windows[outer - 1 :]) <= room:
         outer -= 1
     parts = -(-windows[-1] // room)
     width = -(-windows[-1] // parts)
     firsts = np.minimum(np.arange(parts) * width, windows[-1] - width)
-    apart_x, apart_dy = (np.cumprod([lanes, *a[-2:0:-1]])[::-1] for a in (x, dy))
+    # How far apart neighbours lie along each axis, the examples' first.
+    apart_x, apart_dy = (np.cumprod([1, *a[-2:0:-1]])[::-1] for a in (x, dy))
     along_x = apart_x * (1, *window.stride)
 
     def turns(along: np.ndarray) -> np.ndarray:
         axes = [np.arange(n) * a for n, a in zip(dy[: outer + 1], along, strict=False)]
         return _sums(*axes, firsts * along[-1]).astype(np.int32)
 
-    inner = [np.arange(n) * a for n, a in zip(windows, along_x[1:], strict=True)][outer:-1]
-    run = width * lanes
-    if window.stride[-1] != 1:
-        inner, run = [*inner, np.arange(width) * along_x[-1]], lanes
+    counts = (*windows[:-1], width)
+    inner = [np.arange(n) * a for n, a in zip(counts, along_x[1:], strict=True)][outer:]
     reads = _sums(np.array(list(window.offsets())) @ apart_x[1:], *inner)
-    skipped = (np.arange(parts) * width - firsts) * lanes
     return _Blocks(
         turns(along_x),
         turns(apart_dy),
-        np.tile(skipped, math.prod(dy[: outer + 1])).astype(np.int32),
+        np.tile(np.arange(parts) * width - firsts, math.prod(dy[: outer + 1])).astype(np.int32),
         reads.reshape(window.cells, -1).astype(np.int32),
-        run,
-        math.prod(windows[outer:-1]) * width * lanes,
+        math.prod(counts[outer:]),
     )
 
 
@@ -287,17 +283,22 @@ def _sums(*arrays: np.ndarray) -> np.ndarray:
 
 
 def _wins(x: jax.Array, w: jax.Array, window: Window, groups: int) -> bool:
-    return groups > 1 and w.shape[-2] <= FEW
+    return groups > 1 and _pays(w.shape[-2], window)
 
 
 def _wins_input_grad(
     dy: jax.Array, w: jax.Array, input_shape: Shape, window: Window, groups: int
 ) -> bool:
-    return groups > 1 and w.shape[-1] // groups <= FEW
+    return groups > 1 and _pays(w.shape[-1] // groups, window)
 
 
 def _wins_kernel_grad(x: jax.Array, dy: jax.Array, window: Window, groups: int) -> bool:
     return groups > 1 and x.shape[-1] // groups <= FEW
+
+
+def _pays(each: int, window: Window) -> bool:
+    # One channel a group pays in a loop over the kernel's cells, too.
+    return each == 1 or (each <= FEW and each * window.cells <= UNROLLED)
 
 
 ROWS = {
