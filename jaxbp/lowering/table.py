@@ -14,7 +14,16 @@ from types import ModuleType
 
 from jaxbp.lowering import blocks
 from jaxbp.lowering.choice import ON_ALL_PLATFORMS, TABLE, Row
-from jaxbp.lowering.convolution import columns, folds, phases, pointwise, winograd, xla
+from jaxbp.lowering.convolution import (
+    columns,
+    folds,
+    phases,
+    planes,
+    pointwise,
+    strides,
+    winograd,
+    xla,
+)
 from jaxbp.lowering.pooling import axes, cells, scatter, tiles, windows
 
 
@@ -25,9 +34,9 @@ def _rows(operation: str, *strategies: ModuleType) -> tuple[Row, ...]:
 TABLE |= {
     operation: _rows(operation, *strategies)
     for operation, strategies in {
-        "conv": (pointwise, folds, winograd, columns, xla),
-        "conv_kernel_grad": (pointwise, folds, winograd, columns, xla),
-        "conv_input_grad": (pointwise, folds, winograd, columns, phases, xla),
+        "conv": (pointwise, strides, planes, folds, winograd, columns, xla),
+        "conv_kernel_grad": (pointwise, strides, planes, folds, winograd, columns, xla),
+        "conv_input_grad": (pointwise, strides, planes, folds, winograd, columns, phases, xla),
         "max_pool": (axes, cells),
         "max_pool_grad": (tiles, scatter, cells),
         "sum_pool": (windows, cells),
