@@ -61,11 +61,15 @@ def measure(
     request: Any,
     rounds: int,
     layouts: Sequence[str] = LAYOUTS,
+    least: int = 2,
 ) -> Timing:
-    """Time every contestant in each round, several calls in a row; the median of them counts."""
-    ours = {name: _turn(partial(_times, call), rounds) for name, call in calls.items()}
+    """Time every contestant in each round, several calls in a row; the median of them counts.
+
+    A slow one is timed in a fifth of the rounds, and in `least` at least.
+    """
+    ours = {name: _turn(partial(_times, call), rounds, least) for name, call in calls.items()}
     theirs = {
-        f"torch {layout}": _turn(partial(torch.time, *request, layout), rounds)
+        f"torch {layout}": _turn(partial(torch.time, *request, layout), rounds, least)
         for layout in layouts
         if torch is not None
     }
@@ -78,10 +82,10 @@ def measure(
     return Timing(times)
 
 
-def _turn(take: Callable[[int], list[float]], rounds: int) -> _Turn:
+def _turn(take: Callable[[int], list[float]], rounds: int, least: int) -> _Turn:
     (first,) = take(1)
     if first > SLOW:
-        return _Turn(take, 0, 1, max(2, rounds // 5))
+        return _Turn(take, 0, 1, min(rounds, max(least, rounds // 5)))
     usual = min(take(2))
     if usual > BRIEF:
         return _Turn(take, 0, 1, rounds)

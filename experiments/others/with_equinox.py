@@ -68,15 +68,15 @@ class Sound(eqx.Module):
 
 def mnist(batch: int = 64) -> Case:
     """Equinox's MNIST example, its batch of 64."""
-    return _case(MnistCNN(jax.random.key(0)), images(batch, 1, 28, 28), labels(batch))
+    return case(MnistCNN(jax.random.key(0)), images(batch, 1, 28, 28), labels(batch))
 
 
 def sound(batch: int = 32, length: int = 8000) -> Case:
     """A 1-D network on half a second of sound."""
-    return _case(Sound(jax.random.key(0)), images(batch, 1, length), labels(batch))
+    return case(Sound(jax.random.key(0)), images(batch, 1, length), labels(batch))
 
 
-def _case(model: eqx.Module, x: Any, targets: Any) -> Case:
+def case(model: eqx.Module, x: Any, targets: Any) -> Case:
     params, static = eqx.partition(model, eqx.is_inexact_array)
 
     def loss(params: Any, state: None, x: jax.Array, targets: jax.Array) -> tuple[jax.Array, None]:

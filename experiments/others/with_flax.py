@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from others import linen
 from others.case import Case, images, labels, mean_cross_entropy
 
 
@@ -122,17 +123,17 @@ class ResNet(nnx.Module):
 
 def mnist(batch: int = 128) -> Case:
     """Flax's MNIST example, its batch of 128."""
-    return _linen(MnistCNN(), images(batch, 28, 28, 1), labels(batch))
+    return linen.case(MnistCNN(), images(batch, 28, 28, 1), labels(batch))
 
 
 def unet(batch: int = 8, size: int = 64) -> Case:
     """A U-Net, with a label a pixel."""
-    return _linen(UNet(), images(batch, size, size, 1), labels(batch, size, size, classes=2))
+    return linen.case(UNet(), images(batch, size, size, 1), labels(batch, size, size, classes=2))
 
 
 def separable(batch: int = 32, size: int = 48) -> Case:
     """A depthwise separable network."""
-    return _linen(Separable(), images(batch, size, size, 3), labels(batch))
+    return linen.case(Separable(), images(batch, size, size, 3), labels(batch))
 
 
 def resnet(batch: int = 32, size: int = 32) -> Case:
@@ -145,11 +146,3 @@ def resnet(batch: int = 32, size: int = 32) -> Case:
         return value, nnx.split(model, nnx.Param, ...)[2]
 
     return Case(loss, params, rest, images(batch, size, size, 3), labels(batch))
-
-
-def _linen(model: nn.Module, x: Any, targets: Any) -> Case:
-    def loss(params: Any, state: None, x: jax.Array, targets: jax.Array) -> tuple[jax.Array, None]:
-        return mean_cross_entropy(model.apply(params, x), targets), None  # type: ignore[arg-type]
-
-    params = jax.jit(model.init)(jax.random.key(0), x)
-    return Case(loss, params, None, x, targets)

@@ -13,6 +13,10 @@ from command import BadInput
 LAYOUTS = ("default", "channels-last")
 
 
+class CannotDo(BadInput):
+    """PyTorch raised an exception: `torch.compile` where there is no compiler, say."""
+
+
 class Torch:
     """A Python of its own that times PyTorch when asked."""
 
@@ -40,10 +44,18 @@ class Torch:
 
     def time(self, *request: Any) -> list[float]:
         """Return the milliseconds of each repeat of a step or an operation."""
+        times: list[float] = self.ask(*request)
+        return times
+
+    def ask(self, *request: Any) -> Any:
+        """Return the answer to a request; raise `CannotDo` where PyTorch raised an exception."""
         assert self.process.stdin is not None
         self.process.stdin.write(json.dumps(request) + "\n")
         self.process.stdin.flush()
-        return self._answer()
+        answer = self._answer()
+        if isinstance(answer, dict):
+            raise CannotDo(f"PyTorch, asked for {request}: {answer['error']}")
+        return answer
 
     def _answer(self) -> Any:
         assert self.process.stdout is not None

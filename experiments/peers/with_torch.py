@@ -1,9 +1,10 @@
 """The benchmark's networks and operations in PyTorch: a process that measures what it is asked.
 
 Each line on stdin is a JSON list: `["step", model, layout, repeats]`, `["op", kind, shape, layout,
-repeats]` or `["call", phase, call, layout, repeats]`; each line on stdout the milliseconds of each
-repeat. It runs in an environment of
-its own, so it imports nothing of the library.
+repeats]`, `["call", phase, call, layout, repeats]` or `["network", name, layout, repeats]`; each
+line on stdout the milliseconds of each repeat. `["parameters", name]` is answered with a count, and
+what PyTorch cannot do with `{"error": why}`. It runs in an environment of its own, so it imports
+nothing of the library.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import torch.nn.functional as F
 from calls import Call
 from cases import BATCHES, CLASSES, Conv, Pool
 from torch import nn
+from twins import steps
 
 FORMATS = {"default": torch.contiguous_format, "channels-last": torch.channels_last}
 SLOW = 500  # milliseconds after which a call needs no more warming up
@@ -31,9 +33,19 @@ def main() -> None:
     torch.set_num_threads(int(sys.argv[1]))
     print(json.dumps([torch.__version__]), flush=True)
     for line in sys.stdin:
-        *what, repeats = json.loads(line)
-        call = _known(*map(_hashable, what))
-        print(json.dumps([_time(call) for _ in range(repeats)]), flush=True)
+        try:
+            answer = _answer(*json.loads(line))
+        except Exception as error:
+            answer = {"error": f"{type(error).__name__}: {error}".splitlines()[0]}
+        print(json.dumps(answer), flush=True)
+
+
+def _answer(kind: str, *what: Any) -> Any:
+    if kind == "parameters":
+        return steps.parameters(*what)
+    *what, repeats = what
+    call = _known(kind, *map(_hashable, what))
+    return [_time(call) for _ in range(repeats)]
 
 
 def _hashable(value: Any) -> Any:
@@ -42,7 +54,7 @@ def _hashable(value: Any) -> Any:
 
 @lru_cache(maxsize=8)  # what was asked lately: each holds its arrays
 def _known(kind: str, *what: Any) -> Callable[[], object]:
-    call = {"step": step, "op": operation, "call": convolution}[kind](*what)
+    call = {"step": step, "op": operation, "call": convolution, "network": steps.step}[kind](*what)
     warm = 0
     while warm < 3 and _time(call) < SLOW:
         warm += 1
