@@ -18,6 +18,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import command
+import convolution_tables
 import convolutions
 import jax
 import jax.numpy as jnp
@@ -50,6 +51,16 @@ def parse() -> argparse.Namespace:
         nargs="+",
         metavar="PATTERN",
         help="of this table, only calls with one of these in their names",
+    )
+    parser.add_argument(
+        "--no-plain", action="store_true", help="of this table, leave plain JAX out: it is slow"
+    )
+    parser.add_argument(
+        "--measured",
+        nargs="+",
+        metavar="FILE",
+        type=command.path,
+        help="measure nothing: print this table of what runs of its parts wrote with --json",
     )
     parser.add_argument("--rounds", type=command.several, default=15)
     parser.add_argument("--torch-python", metavar="PATH", help="a Python that has PyTorch")
@@ -375,6 +386,11 @@ def main() -> int:
     calls = convolutions.chosen(args.only_convolutions) if convolved else []
     refuse_file("--json", args.json)
     refuse_file("--markdown", args.markdown)
+    if args.measured is not None:
+        text = convolution_tables.report(*convolutions.read(args.measured))
+        if args.markdown is not None:
+            write(args.markdown, text.encode())
+        return 0
     if args.out is not None:
         open_folder(args.out)
     with peers(args.torch_python) as there:
@@ -390,9 +406,21 @@ def main() -> int:
             command.say(f"left out: {line}")
         command.say(f"jax {jax.__version__}, PyTorch {results['torch']}, {results['cores']} cores")
         if convolved:
-            results["convolutions"], report = convolutions.run(calls, there.torch, args.rounds)
+            how = convolutions.Options(there.torch, args.rounds, options, not args.no_plain)
+            run, ones = convolutions.start(how), []
+
+            def kept() -> Iterator[convolutions.Measured]:
+                """Write each call when it has been measured: a run may be ended before its end."""
+                for one in convolutions.measured(calls, how):
+                    ones.append(one)
+                    results["convolutions"] = convolutions.as_json(run, ones)
+                    if args.json is not None:
+                        write(args.json, json.dumps(results, indent=1).encode())
+                    yield one
+
+            text = convolution_tables.report(run, kept())
             if args.markdown is not None:
-                write(args.markdown, str(report).encode())
+                write(args.markdown, text.encode())
         if not (args.only_ops or convolved):
             results["steps"] = run_steps(args, there, options)
         if args.ops or args.only_ops:

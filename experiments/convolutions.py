@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import statistics
+import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
 
-import command
 import jax
 from command import BadInput
 from jax import lax
@@ -24,9 +24,7 @@ from jaxbp.lowering import choice
 # The axes in lax's letters, by the number of spatial axes.
 _SPATIAL = {1: "X", 2: "YX", 3: "ZYX"}
 # Where plain JAX is faster than this, it is timed against itself too: the noise of the run.
-TWICE = 100  # milliseconds
-LEAST = {"plain": 0.95, "torch": 0.6}
-PEERS = {"plain": "plain JAX", "torch": "PyTorch"}
+TWICE = 30  # milliseconds
 
 
 class Compiled(NamedTuple):
@@ -45,7 +43,7 @@ class Measured(NamedTuple):
     phase: str
     strategies: dict[str, str]  # by operation, those that accelerate chose
     ms: float  # accelerate's
-    plain: dict[str, Any]  # against plain JAX; in each of these: peer, ms, ratio, low, high
+    plain: dict[str, Any] | None  # against plain JAX; in each: peer, ms, ratio, low, high
     torch: dict[str, Any] | None
     noise: dict[str, Any] | None  # plain JAX against itself
     float32: dict[str, Any] | None  # half precision against accelerate in float32
@@ -54,6 +52,14 @@ class Measured(NamedTuple):
     operations: float
     bytes: float
     rounds: dict[str, list[float]]
+
+
+class Run(NamedTuple):
+    """What a run was of, and the machine's rates in it."""
+
+    about: str
+    gemm_flops: float
+    copy_bytes: float
 
 
 def chosen(patterns: Sequence[str] | None) -> list[Call]:
@@ -119,13 +125,19 @@ def with_gradients(f: Callable[..., Any]) -> Callable[..., Any]:
     return value_and_gradients
 
 
-def compiled(call: Call, phase: str, rewrite: Callable[[Any], Any] = lambda f: f) -> Compiled:
+def compiled(
+    call: Call,
+    phase: str,
+    options: dict[str, str | bool],
+    rewrite: Callable[[Any], Any] = lambda f: f,
+) -> Compiled:
     """Compile one call, from nothing: what was traced before is forgotten."""
     f = rewrite(function(call))
     args = arguments(call, phase)
     jax.clear_caches()
     start = time.perf_counter()
-    program = jax.jit(f if phase == "forward" else with_gradients(f)).lower(*args).compile()
+    lowered = jax.jit(f if phase == "forward" else with_gradients(f)).lower(*args)
+    program = lowered.compile(compiler_options=options or None)
     seconds = time.perf_counter() - start
     memory = program.memory_analysis()
     temporary = 0 if memory is None else memory.temp_size_in_bytes
@@ -147,29 +159,38 @@ def strategies() -> Iterator[dict[str, str]]:
         yield taken
 
 
-def measure_call(call: Call, phase: str, torch: Torch | None, rounds: int) -> Measured:
+class Options(NamedTuple):
+    """How calls are measured."""
+
+    torch: Torch | None
+    rounds: int
+    compiler: dict[str, str | bool]  # XLA's options, for accelerate and plain JAX alike
+    plain: bool = True  # whether plain JAX takes part
+
+
+def measure_call(call: Call, phase: str, options: Options) -> Measured:
     """Compile and time one call in one phase."""
     with strategies() as taken:
-        fast = compiled(call, phase, jaxbp.accelerate)
-    programs = {"jaxbp": fast, "plain": compiled(call, phase)}
-    calls = {name: program.call for name, program in programs.items()}
-    if milliseconds(calls["plain"]) < TWICE:
-        calls["again"] = calls["plain"]
+        programs = {"jaxbp": compiled(call, phase, options.compiler, jaxbp.accelerate)}
+    calls = {"jaxbp": programs["jaxbp"].call}
+    if options.plain:
+        programs["plain"] = compiled(call, phase, options.compiler)
+        calls["plain"] = programs["plain"].call
+        if milliseconds(calls["plain"]) < TWICE:
+            calls["again"] = calls["plain"]
     if call.dtype != "float32":
-        single = compiled(call._replace(dtype="float32"), phase, jaxbp.accelerate)
-        calls["single"] = single.call
+        single = call._replace(dtype="float32")
+        calls["single"] = compiled(single, phase, options.compiler, jaxbp.accelerate).call
     # PyTorch has no channels-last layout of one spatial axis.
     layouts = LAYOUTS[:1] if len(call.spatial) == 1 else LAYOUTS
-    timing = measure(calls, torch, ("call", phase, call), rounds, layouts)
-    plain = timing.against("plain")
-    assert plain is not None
+    timing = measure(calls, options.torch, ("call", phase, call), options.rounds, layouts)
     return Measured(
         str(call),
         call.kind,
         phase,
         taken,
         timing.median("jaxbp"),
-        plain,
+        timing.against("plain"),
         timing.against("torch"),
         timing.against("again", "plain"),
         timing.against("single"),
@@ -181,241 +202,41 @@ def measure_call(call: Call, phase: str, torch: Torch | None, rounds: int) -> Me
     )
 
 
-class Column(NamedTuple):
-    """A column of a Markdown table: its head, its width, and whether it holds numbers."""
-
-    head: str
-    width: int
-    right: bool = True
-
-
-def row(columns: Iterable[Column], cells: Iterable[str]) -> str:
-    """One line of a Markdown table."""
-    padded = [
-        cell.rjust(c.width) if c.right else cell.ljust(c.width)
-        for c, cell in zip(columns, cells, strict=True)
-    ]
-    return f"| {' | '.join(padded)} |"
-
-
-def head(columns: Sequence[Column]) -> str:
-    """The first two lines of a Markdown table."""
-    lines = ["-" * (c.width - 1) + (":" if c.right else "-") for c in columns]
-    return row(columns, [c.head for c in columns]) + "\n" + row(columns, lines)
-
-
-TABLE = (
-    Column("call", 51, False),
-    Column("plain ms", 11),
-    Column("accelerate", 11),
-    Column("PyTorch", 11),
-    Column("× plain", 20),
-    Column("× PyTorch", 20),
-    Column("compile s", 11),
-    Column("temp. MB", 11),
-    Column("strategies", 40, False),
-)
-BOUNDS = (
-    Column("call", 51, False),
-    Column("phase", 9, False),
-    Column("× PyTorch", 9),
-    Column("GFLOP", 7),
-    Column("MB", 6),
-    Column("products ms", 11),
-    Column("bytes ms", 8),
-    Column("bound by", 8, False),
-    Column("accelerate", 10),
-    Column("PyTorch", 7),
-)
-MEANS = (
-    Column("phase", 9, False),
-    Column("kind", 11, False),
-    Column("calls", 5),
-    Column("× plain", 8),
-    Column("least", 6),
-    Column("× PyTorch", 9),
-    Column("least", 6),
-)
-
-
-def line(m: Measured) -> str:
-    """One call's line of the table."""
-    short = {"conv": "y", "conv_input_grad": "dx", "conv_kernel_grad": "dw"}
-    return row(
-        TABLE,
-        (
-            m.call,
-            _ms(m, "plain"),
-            _ms(m, "jaxbp"),
-            _ms(m, m.torch["peer"]) if m.torch else "-",
-            _ratio(m.plain),
-            _ratio(m.torch) if m.torch else "-",
-            " / ".join(f"{m.compile_seconds[who]:.2f}" for who in ("plain", "jaxbp")),
-            " / ".join(f"{m.temporary_bytes[who] / 1e6:.1f}" for who in ("plain", "jaxbp")),
-            ", ".join(f"{short.get(o, o)} {name}" for o, name in m.strategies.items()),
-        ),
-    )
-
-
-def _ms(m: Measured, who: str) -> str:
-    rounds, most = len(m.rounds[who]), max(map(len, m.rounds.values()))
-    ms = f"{statistics.median(m.rounds[who]):.2f}"
-    return ms if rounds == most else f"({rounds}) {ms}"
-
-
-def _ratio(against: dict[str, Any]) -> str:
-    low, ratio, high = (_times(against[key]) for key in ("low", "ratio", "high"))
-    return f"{ratio} [{low}, {high}]"
-
-
-def _times(ratio: float) -> str:
-    return f"{ratio:.1f}" if ratio >= 10 else f"{ratio:.2f}" if ratio >= 0.1 else f"{ratio:.3f}"
-
-
-def summary(measured: Sequence[Measured]) -> str:
-    """The geometric means and least ratios, overall and by kind."""
-    lines = [head(MEANS)]
-    kinds = dict.fromkeys(m.kind for m in measured)
+def measured(calls: Sequence[Call], options: Options) -> Iterator[Measured]:
+    """Measure the calls forward, then with gradients."""
     for phase in PHASES:
-        of_phase = [m for m in measured if m.phase == phase]
-        single = [m for m in of_phase if m.float32 is None]
-        groups = {"all float32": single} if single else {}
-        groups |= {kind: [m for m in of_phase if m.kind == kind] for kind in kinds}
-        for kind, ones in groups.items():
-            lines.append(row(MEANS, (phase, kind, str(len(ones)), *_means(ones))))
-    return "\n".join(lines)
-
-
-def _means(measured: Sequence[Measured]) -> Iterator[str]:
-    for peer in PEERS:
-        ratios = [against["ratio"] for m in measured if (against := getattr(m, peer))]
-        yield _times(statistics.geometric_mean(ratios)) if ratios else "-"
-        yield _times(min(ratios)) if ratios else "-"
-
-
-def shortfalls(measured: Sequence[Measured]) -> str:
-    """Name the calls below the least ratios, and half precision slower than float32."""
-    lines = []
-    for peer, least in LEAST.items():
-        ratios = {f"{m.call} ({m.phase})": r for m in measured if (r := getattr(m, peer))}
-        below = [f"{name} {r['ratio']:.3f}" for name, r in ratios.items() if r["ratio"] < least]
-        lines.append(_list(f"Under {least}× {PEERS[peer]}: {len(below)} of {len(ratios)}", below))
-    half = [m for m in measured if m.float32 is not None]
-    if half:
-        slower = [
-            f"{m.call} ({m.phase}) {_ratio(m.float32)}"
-            for m in half
-            if m.float32 is not None and m.float32["ratio"] < 1
-        ]
-        said = f"Half precision slower than float32 of the same call: {len(slower)} of {len(half)}"
-        lines.append(_list(said, slower))
-    lines += [
-        _growth("Compile seconds", measured, "compile_seconds", 1, 0.1),
-        _growth("Temporary MB", measured, "temporary_bytes", 1e6, 1),
-    ]
-    noise = [m.noise for m in measured if m.noise is not None]
-    if noise:
-        medians = sorted(n["ratio"] for n in noise)
-        lines.append(
-            f"Noise: plain JAX against itself, medians of {len(noise)} calls, reads "
-            f"{medians[0]:.2f} to {medians[-1]:.2f}; in the mean, half of a call's rounds lie "
-            f"between {statistics.fmean(n['low'] for n in noise):.2f} and "
-            f"{statistics.fmean(n['high'] for n in noise):.2f}."
-        )
-    return "\n\n".join(lines)
-
-
-def _growth(what: str, measured: Sequence[Measured], field: str, unit: float, least: float) -> str:
-    """Say what accelerate takes in all against plain JAX, and where it takes most."""
-    pairs = [
-        (m, getattr(m, field)["plain"] / unit, getattr(m, field)["jaxbp"] / unit) for m in measured
-    ]
-    plain, fast = sum(p for _, p, _ in pairs), sum(f for _, _, f in pairs)
-    # Beside next to nothing everything is many times as much.
-    times, worst = max(((f / max(p, least), m) for m, p, f in pairs), key=lambda pair: pair[0])
-    return (
-        f"{what}, in all: {plain:.1f} plain, {fast:.1f} accelerate; "
-        f"at most {times:.2f}× plain's ({worst.call}, {worst.phase}; "
-        f"what takes less than {least} counts as {least})."
-    )
-
-
-def _list(said: str, items: Sequence[str]) -> str:
-    return said + ("." if not items else ":\n\n" + "\n".join(f"- {item}" for item in items))
-
-
-def bounds(measured: Sequence[Measured], gemm: float, copy: float) -> str:
-    """What bounds each call that is under 1.0× PyTorch."""
-    lines = [head(BOUNDS)]
-    for m in measured:
-        if m.torch is None or m.torch["ratio"] >= 1:
-            continue
-        products, moved = 1e3 * m.operations / gemm, 1e3 * m.bytes / copy
-        bound = max(products, moved)
-        lines.append(
-            row(
-                BOUNDS,
-                (
-                    m.call,
-                    m.phase,
-                    _times(m.torch["ratio"]),
-                    f"{m.operations / 1e9:.2f}",
-                    f"{m.bytes / 1e6:.1f}",
-                    f"{products:.2f}",
-                    f"{moved:.2f}",
-                    "products" if products > moved else "bytes",
-                    f"{m.ms / bound:.1f}×",
-                    f"{m.torch['ms'] / bound:.1f}×",
-                ),
-            )
-        )
-    return "\n".join(lines)
-
-
-class Report:
-    """Text that is printed as it comes and kept for a file."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def say(self, text: str) -> None:
-        """Print and keep one paragraph or line."""
-        command.say(text)
-        self.lines.append(text)
-
-    def __str__(self) -> str:
-        return "\n".join(self.lines) + "\n"
-
-
-def run(calls: Sequence[Call], torch: Torch | None, rounds: int) -> tuple[dict[str, Any], Report]:
-    """Measure the calls, print the tables, and return what was measured and what was printed."""
-    report = Report()
-    gemm, copy = rates()
-    report.say(
-        f"jax {jax.__version__}, PyTorch {torch.version if torch else 'left out'}, "
-        f"{rounds} rounds; matrix product {gemm / 1e9:.0f} GFLOP/s, copy {copy / 1e9:.1f} GB/s.\n"
-    )
-    report.say(
-        "Ratios: how many times faster accelerate is, of medians, between the quartiles of the "
-        "rounds' own. Compile time and temporary memory: plain / accelerate. (3) before "
-        "milliseconds: in so many rounds only, as one call takes over 500. Strategies: of the sums "
-        "conv (y), conv_input_grad (dx), conv_kernel_grad (dw); a transposed convolution's "
-        "value is a dx, and its dx a y."
-    )
-    measured: list[Measured] = []
-    for phase in PHASES:
-        title = {"forward": "Forward alone", "gradients": "Value and both gradients"}[phase]
-        report.say(f"\n### {title}\n\n{head(TABLE)}")
         for call in calls:
-            measured.append(measure_call(call, phase, torch, rounds))
-            report.say(line(measured[-1]))
-    report.say(f"\n### Geometric means\n\n{summary(measured)}\n\n{shortfalls(measured)}")
-    if any(m.torch is not None and m.torch["ratio"] < 1 for m in measured):
-        report.say(
-            "\n### What bounds the calls under 1.0× PyTorch\n\n"
-            "The operations at the rate of the matrix product, and the bytes (each array once) at "
-            "that of the copy. The last two columns: how many times the larger of these is taken."
-            "\n\n" + bounds(measured, gemm, copy)
-        )
-    found = {"gemm_flops": gemm, "copy_bytes": copy, "calls": [m._asdict() for m in measured]}
-    return found, report
+            yield measure_call(call, phase, options)
+
+
+def start(options: Options) -> Run:
+    """Measure the machine's rates, before the calls."""
+    peer = options.torch.version if options.torch else "left out"
+    return Run(f"jax {jax.__version__}, PyTorch {peer}, {options.rounds} rounds", *rates())
+
+
+def as_json(run: Run, ones: Iterable[Measured]) -> dict[str, Any]:
+    """Return a run as what JSON can hold."""
+    return run._asdict() | {"calls": [m._asdict() for m in ones]}
+
+
+def read(paths: Sequence[Path]) -> tuple[Run, list[Measured]]:
+    """Return as one run what several wrote with --json: their best rates, each call's last one."""
+    runs: list[Run] = []
+    ones: dict[tuple[str, str], Measured] = {}
+    for path in paths:
+        try:
+            found = json.loads(path.read_text())["convolutions"]
+            runs.append(Run(*(found[field] for field in Run._fields)))
+            ones |= {(m["phase"], m["call"]): Measured(**m) for m in found["calls"]}
+        except OSError as error:
+            raise BadInput(f"cannot read --measured {path}: {error.strerror}") from None
+        except (ValueError, KeyError, TypeError):
+            raise BadInput(
+                f"--measured {path} must be what --convolutions --json wrote, but it is not"
+            ) from None
+    about = "; ".join(dict.fromkeys(run.about for run in runs))
+    best = Run(about, max(r.gemm_flops for r in runs), max(r.copy_bytes for r in runs))
+    names = [str(call) for call in CALLS]
+    order = [(phase, name) for phase in PHASES for name in names]
+    return best, [ones[key] for key in order if key in ones]

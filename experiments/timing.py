@@ -18,6 +18,8 @@ Call = Callable[[], Any]
 
 # From so many milliseconds on, a call is timed once a round, and in fewer rounds.
 SLOW = 500
+# Below so many, a round's first call, after another contestant's, is slower than the rest.
+BRIEF = 50
 
 
 class Timing(NamedTuple):
@@ -84,7 +86,10 @@ def _turn(take: Callable[[int], list[float]], rounds: int, least: int) -> _Turn:
     (first,) = take(1)
     if first > SLOW:
         return _Turn(take, 0, 1, min(rounds, max(least, rounds // 5)))
-    return _Turn(take, 1, max(1, min(20, int(20 / min(take(2))))), rounds)
+    usual = min(take(2))
+    if usual > BRIEF:
+        return _Turn(take, 0, 1, rounds)
+    return _Turn(take, 1, max(1, min(20, int(20 / usual))), rounds)
 
 
 def _times(call: Call, repeats: int) -> list[float]:

@@ -28,12 +28,13 @@ def accelerate(fn: Callable[P, R]) -> Callable[P, R]:
     """Return the function with every operation that has a rule here replaced by it.
 
     Values and gradients stay the same, up to the order of sums; the rules differentiate faster.
-    Replaced are convolutions (`conv`, `conv_transpose`) in every layout, maxima and sums over
-    windows (`max_pool`, `avg_pool`), and convolution, bias, relu and max-pool in a row as one
-    (`conv_relu_max_pool`), also inside jit, scan, while, cond, checkpoint, vmap, shard_map and
-    other people's rules. What has no rule stays as it is, bit for bit, and so does what lies on
-    a mesh with explicit axes, is of a weak type, of fewer than 16 bits, or of a size not known yet
-    (in `jax.export`): `explain` tells which.
+    Replaced are convolutions (`conv`, `conv_transpose`) in every layout, with groups, strides and
+    dilations, and their kernel gradients (`conv_kernel_grad`), `lax.conv_general_dilated_patches`
+    (by slices), maxima and sums over windows (`max_pool`, `avg_pool`), and convolution, bias, relu
+    and max-pool in a row as one (`conv_relu_max_pool`), also inside jit, scan, while, cond,
+    checkpoint, vmap, shard_map and other people's rules. What has no rule stays as it is, bit for
+    bit, and so does what lies on a mesh with explicit axes, is of a weak type, of fewer than 16
+    bits, or of a size not known yet (in `jax.export`): `explain` tells which.
 
     Source: (3.5) to (3.8), (4.1) to (4.4), (5.5), (5.6)
 
@@ -55,6 +56,7 @@ def accelerate(fn: Callable[P, R]) -> Callable[P, R]:
       function JAX batches rules, which costs more than `accelerate` of the vmapped function.
       `jnp.maximum(x, 0)` is no relu: its derivative at 0 is 1/2. Where a window of max pooling
       holds NaN or only −inf, `max_pool` and `conv_relu_max_pool` say where gradients go, not XLA.
+      On a CPU an infinity in a patch stays in its cell; a convolution makes NaN of the others.
 
     Raises:
       TypeError: if `fn` is no callable; when called, if it changes an NNX object (a module, Rngs,

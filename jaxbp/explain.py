@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import inspect
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -14,21 +15,32 @@ from jax.extend.core import Jaxpr, JaxprEqn
 
 from jaxbp.accelerate import check_callable, enters, is_own_rule
 from jaxbp.jaxprs import jaxprs_in, opened, trace
-from jaxbp.recognise import find
+from jaxbp.lowering.choice import TABLE, Row, choose
+from jaxbp.recognise import Sum, find
 
 # Whose lines are not the user's.
 _FRAMEWORKS = ("jax", "jaxlib", "jaxbp", "flax", "equinox", "haiku", "contextlib", "functools")
+
+
+class Strategy(NamedTuple):
+    """How one of a convolution's sums is taken on a CPU; on other platforms each is XLA's own."""
+
+    sum: str  # "forward", "input gradient" or "kernel gradient"
+    name: str  # as `lowering.use` takes it
+    why: str  # what it does that suits this sum, or that it is forced by name
+    not_faster: tuple[str, ...]  # what could take this sum too, and was found no faster
 
 
 class Entry(NamedTuple):
     """One operation, or several that one rule stands for."""
 
     what: str  # the operation in words
-    rule: str  # the public name of the rule that replaces it, or empty
+    rule: str  # the public name of the rule that replaces it, "slices" for patches, or empty
     reason: str  # why it is left alone, or empty
     source: str  # "file:line" in the user's code
     module: str  # the module it belongs to, as the framework names it, or empty
     inside: str  # the control flow that it stands in, "scan" or "jit step / cond", or empty
+    sums: tuple[Strategy, ...] = ()  # those of a convolution that a rule replaces
 
 
 class Explanation(NamedTuple):
@@ -50,12 +62,18 @@ class Explanation(NamedTuple):
         if not self.entries:
             return "nothing to replace: no convolution and no pooling"
         lines = []
-        if self.replaced:
+        sums = [s for e in self.replaced for s in e.sums]
+        if sums:
+            cells = [(e.what, e.rule, _names(e.sums), _where(e)) for e in self.replaced]
+            lines += _table(("replaced", "by", "sums on a CPU", "from"), cells)
+        elif self.replaced:
             rows = [(e.what, e.rule, _where(e)) for e in self.replaced]
             lines += _table(("replaced", "by", "from"), rows)
         if self.left_alone:
             rows = [(e.what, e.reason, _where(e)) for e in self.left_alone]
             lines += [""] * bool(lines) + _table(("left alone", "because", "from"), rows)
+        if sums:
+            lines += ["", *_legend(sums)]
         return "\n".join(lines)
 
     def __repr__(self) -> str:
@@ -66,7 +84,8 @@ def explain(fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Explanation
     """Print what `accelerate(fn)` would replace for these arguments by which rule, and why not.
 
     Every convolution and pooling of the traced function is listed with the line of the user's code
-    that it came from. Everything else (products, activations, normalisation) is never touched.
+    that it came from, and with the strategy of each of its sums on a CPU: forward, input gradient
+    and kernel gradient. Everything else (products, activations, normalisation) is never touched.
 
     Source: (3.5), (4.1), (4.3), (5.5)
 
@@ -130,6 +149,7 @@ def _entries(jaxpr: Jaxpr, inside: tuple[str, ...], module: str, around: str) ->
                 _source(first) or around,
                 _join(module, str(first.source_info.name_stack)),
                 " / ".join(inside),
+                tuple(map(_strategy, finding.sums(equation))),
             )
         elif is_own_rule(equation):
             yield Entry(
@@ -146,8 +166,42 @@ def _entries(jaxpr: Jaxpr, inside: tuple[str, ...], module: str, around: str) ->
                 for entry in _entries(opened(inner), (*inside, _name(equation)), here, line):
                     if not enters(equation):
                         why = f"{equation.primitive.name} may be transposed, which a rule cannot be"
-                        entry = entry._replace(rule="", reason=why)
+                        entry = entry._replace(rule="", reason=why, sums=())
                     yield entry
+
+
+def _strategy(one: Sum) -> Strategy:
+    row, forced = choose(one.operation, *one.case)
+    if forced:
+        return Strategy(one.name, row.name, "forced by lowering.use", ())
+    rows = TABLE[one.operation]
+    asked = rows[: rows.index(row)]
+    not_faster = tuple(other.name for other in asked if other.can(*one.case))
+    return Strategy(one.name, row.name, _purpose(row), not_faster)
+
+
+def _purpose(row: Row) -> str:
+    """What a strategy does: the first line of its file."""
+    module = inspect.getmodule(getattr(row.run, "func", row.run))
+    return (inspect.getdoc(module) or "").partition("\n")[0].rstrip(".")
+
+
+def _names(sums: Sequence[Strategy]) -> str:
+    """The three sums' strategies, or one name that is all of theirs."""
+    names = [s.name for s in sums]
+    return " · ".join(names if len(set(names)) > 1 else names[:1])
+
+
+def _legend(sums: Sequence[Strategy]) -> list[str]:
+    """Why each strategy is taken: what it does, and what it was preferred to."""
+    others: dict[tuple[str, str], dict[str, None]] = {}
+    for one in sums:
+        others.setdefault((one.name, one.why), {}).update(dict.fromkeys(one.not_faster))
+    rows = [(*taken, ", ".join(rest)) for taken, rest in sorted(others.items())]
+    return [
+        "sums: forward · input gradient · kernel gradient, or one name for all",
+        *_table(("strategy", "why", "no faster there"), rows),
+    ]
 
 
 def _name(equation: JaxprEqn) -> str:

@@ -16,8 +16,10 @@ from jax.interpreters import ad, mlir
 from jax.sharding import PartitionSpec as P
 
 import jaxbp
+from jaxbp import lowering
 from jaxbp.accelerate import accelerate
 from jaxbp.explain import explain
+from jaxbp.lowering import choice
 from jaxbp.rules.conv import conv
 from tests.daily import sample
 from tests.tolerance import assert_close, assert_trees_close
@@ -80,6 +82,16 @@ CONVOLUTIONS = {
     "groups": ((2, 4, 7, 6), (6, 2, 3, 3), {"feature_group_count": 2}),
     "depthwise": ((2, 4, 7, 6), (8, 1, 3, 3), {"feature_group_count": 4}),
     "batch groups": ((6, 3, 7, 6), (4, 3, 3, 3), {"batch_group_count": 2}),
+    "strides and a dilated input": (
+        (2, 4, 7, 6),
+        (6, 2, 3, 3),
+        {"lhs_dilation": (3, 2), "window_strides": (2, 1), "feature_group_count": 2},
+    ),
+    "batch groups, strides and a dilated input": (
+        (6, 3, 7, 6),
+        (4, 3, 3, 3),
+        {"lhs_dilation": (3, 2), "window_strides": (2, 1), "batch_group_count": 2},
+    ),
     "pointwise": ((2, 7, 6, 3), (1, 1, 3, 4), {"dimension_numbers": NHWC}),
 }
 TRANSPOSED = {
@@ -87,6 +99,12 @@ TRANSPOSED = {
     "uneven": ((2, 3, 5, 4), (4, 3, 3, 2), {"lhs_dilation": (1, 3), "padding": [(2, 0), (-1, 1)]}),
     "both dilated": ((2, 3, 7, 4), (4, 3, 3, 3), {"lhs_dilation": (2, 2), "rhs_dilation": (2, 1)}),
     "grouped": ((2, 4, 5, 4), (6, 2, 3, 3), {"lhs_dilation": (2, 2), "feature_group_count": 2}),
+    "batch groups": ((6, 3, 5, 4), (4, 3, 3, 3), {"lhs_dilation": (2, 2), "batch_group_count": 2}),
+    "cropped by more than undilated": (
+        (2, 3, 3),
+        (4, 3, 2),
+        {"lhs_dilation": (4,), "padding": [(-2, -2)]},
+    ),
     "1-D": (
         (2, 5, 3),
         (4, 3, 5),
@@ -99,6 +117,39 @@ OTHER_SUMS = {
     "strided": ((2, 9, 9, 3), (2, 4, 4, 4), {"rhs_dilation": (2, 2), **CSSN}),
     "dilated": ((2, 9, 9, 3), (2, 6, 6, 4), {"window_strides": (2, 2), **CSSN}),
     "grouped": ((2, 7, 6, 4), (2, 6, 5, 6), {"batch_group_count": 2, **CSSN}),
+    "of batch groups": ((6, 7, 6, 4), (3, 6, 5, 4), {"feature_group_count": 2, **CSSN}),
+    "of an image no larger than its kernel": (
+        (2, 4, 4, 6),
+        (2, 4, 4, 6),
+        {"batch_group_count": 6, "padding": [(2, 2), (2, 2)], **CSSN},
+    ),
+    "of a transposed one": (
+        (2, 4, 3, 3),
+        (2, 9, 9, 4),
+        {"lhs_dilation": (2, 3), "padding": [(2, 3), (1, 4)], **CSSN},
+    ),
+    "of a transposed one with groups, dilated": (
+        (2, 4, 3, 4),
+        (2, 9, 9, 6),
+        {
+            "lhs_dilation": (2, 3),
+            "padding": [(4, 3), (3, 4)],
+            "window_strides": (2, 1),
+            "batch_group_count": 2,
+            **CSSN,
+        },
+    ),
+    "of strides and a dilated input": (
+        (4, 4, 3, 3),
+        (2, 6, 7, 4),
+        {
+            "lhs_dilation": (3, 4),
+            "padding": [(2, 1), (1, 1)],
+            "rhs_dilation": (2, 1),
+            "feature_group_count": 2,
+            **CSSN,
+        },
+    ),
 }
 
 
@@ -129,6 +180,143 @@ def test_convolution(name, rule):
     args = random(*x), random(*w, seed=1)
     assert rules_of(convolution(options), *args) == [rule]
     assert_same(convolution(options), *args)
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_gradients_a_member_and_an_example(float64, groups):
+    """Which vmap writes with more groups, forward and in both gradients."""
+
+    def loss(x, w):
+        options = {"dimension_numbers": NHWC, "feature_group_count": groups}
+        return jnp.sum(lax.conv_general_dilated(x, w, (2, 1), "SAME", **options) ** 3)
+
+    kernels = random(2, 3, 3, 4 // groups, 6, seed=1)
+    gradient = jax.grad(loss, (0, 1))
+    members = jax.vmap(gradient)
+    examples = jax.vmap(gradient, (0, None))
+    for function, w in ((members, kernels), (examples, kernels[0])):
+        args = random(2, 2, 5, 6, 4), w
+        assert sorted(rules_of(function, *args)) == ["conv", "conv_kernel_grad", "conv_transpose"]
+        fast, slow = jax.jit(lambda *a, f=function: (accelerate(f)(*a), f(*a)))(*args)
+        assert_trees_close(fast, slow, terms=2000)
+
+
+def taken_already(options):
+    """Value and gradients of a convolution, as what `accelerate` is given."""
+
+    def function(x, w):
+        y, back = jax.vjp(convolution({"dimension_numbers": NHWC, **options}), x, w)
+        return y, back(jnp.cos(y))
+
+    return function
+
+
+DEPTHWISE = {
+    "multiplier 1": ((2, 7, 6, 4), (3, 3, 1, 4), {"padding": "SAME"}),
+    "multiplier 2, strided": ((2, 7, 6, 4), (3, 2, 1, 8), {"window_strides": (2, 1)}),
+    "dilated": ((2, 7, 6, 4), (3, 2, 1, 4), {"rhs_dilation": (2, 1)}),
+    "transposed": ((2, 4, 3, 4), (3, 3, 1, 8), {"lhs_dilation": (2, 3), "padding": [(2, 2)] * 2}),
+    "as large as the image": ((2, 3, 3, 4), (3, 3, 1, 4), {}),
+}
+
+
+@pytest.mark.parametrize("name", DEPTHWISE)
+def test_gradients_of_a_depthwise_convolution_taken_already(float64, name):
+    x, w, options = DEPTHWISE[name]
+    function = taken_already({**options, "feature_group_count": 4})
+    args = random(*x), random(*w, seed=1)
+    found = rules_of(function, *args)
+    assert found.count("conv_kernel_grad") == 1
+    assert set(found) <= {"conv", "conv_transpose", "conv_kernel_grad"}
+    fast, slow = jax.jit(lambda *a: (accelerate(function)(*a), function(*a)))(*args)
+    assert_trees_close(fast, slow, terms=2000)
+
+
+# ---------------------------------------------------------------- lax's other convolutions
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_lax_conv_transpose(float64, transposed):
+    def function(x, w):
+        options = {"dimension_numbers": NHWC, "transpose_kernel": transposed}
+        return lax.conv_transpose(x, w, (2, 3), "SAME", (1, 2), **options)
+
+    args = random(2, 4, 3, 3), random(3, 2, *((4, 3) if transposed else (3, 4)), seed=1)
+    assert rules_of(function, *args) == ["conv_transpose"]
+    assert_same(function, *args)
+
+
+def test_lax_conv_with_general_padding(float64):
+    def function(x, w):
+        return lax.conv_with_general_padding(x, w, (1, 2), [(1, 0), (-1, 2)], None, (2, 1))
+
+    args = random(2, 3, 7, 6), random(4, 3, 3, 2, seed=1)
+    assert rules_of(function, *args) == ["conv"]
+    assert_same(function, *args)
+
+
+PATCHES = {
+    "NHWC": ((2, 7, 6, 3), (3, 2), {"padding": "SAME", "dimension_numbers": NHWC}),
+    "mixed layouts": (
+        (2, 7, 6, 3),
+        (3, 2),
+        {"rhs_dilation": (1, 2), "dimension_numbers": ("NHWC", "OIWH", "HNCW")},
+    ),
+    "a tiling with a remainder": ((2, 3, 8, 10), (2, 3), {"window_strides": (2, 3)}),
+    "dilated and cropped": (
+        (2, 3, 9, 9),
+        (2, 3),
+        {"window_strides": (1, 3), "padding": [(1, -2), (0, 1)], "lhs_dilation": (2, 1)},
+    ),
+    "1-D, of a precision": ((2, 3, 9), (4,), {"precision": lax.Precision.HIGHEST}),
+    "3-D": ((2, 3, 5, 4, 6), (2, 1, 3), {"window_strides": (1, 1, 2)}),
+}
+
+
+@pytest.mark.parametrize("name", PATCHES)
+def test_patches_are_copied_out(float64, name):
+    shape, size, options = PATCHES[name]
+    options = {"window_strides": (1,) * len(size), "padding": "VALID", **options}
+
+    def function(x):
+        return lax.conv_general_dilated_patches(x, size, **options)
+
+    x = random(*shape)
+    assert rules_of(function, x) == ["slices"]
+    assert_same(function, x)
+    text = jax.jit(accelerate(function)).lower(x).as_text()
+    assert "convolution" not in text
+    assert "convolution" in jax.jit(function).lower(x).as_text()
+
+
+def test_patches_of_many_cells_stay_a_convolution(float64):
+    def function(x):
+        return lax.conv_general_dilated_patches(x, (40, 40), (1, 1), "VALID")
+
+    x = random(1, 1, 41, 40)
+    assert rules_of(function, x) == ["conv"]
+    assert_same(function, x)
+
+
+KERNELS_LIKE_PATCHES = {
+    "turned": lambda eye: eye[::-1],
+    "shifted": lambda eye: jnp.roll(eye, 1, 0),
+    "scaled": lambda eye: 2 * eye,
+    "beside the diagonal": lambda eye: jnp.eye(4, k=1, dtype=eye.dtype),
+    "below the diagonal": lambda eye: jnp.tri(4, dtype=eye.dtype),
+}
+
+
+@pytest.mark.parametrize("name", KERNELS_LIKE_PATCHES)
+def test_other_constant_kernels_are_no_patches(float64, name):
+    def function(x):
+        w = KERNELS_LIKE_PATCHES[name](jnp.eye(4, dtype=x.dtype))
+        w = jnp.broadcast_to(w, (3, 4, 4)).reshape(12, 1, 2, 2)
+        return lax.conv_general_dilated(x, w, (1, 1), "VALID", feature_group_count=3)
+
+    x = random(2, 3, 5, 4)
+    assert rules_of(function, x) == ["conv"]
+    assert_same(function, x)
 
 
 def test_types_that_no_rule_keeps_are_left_alone():
@@ -224,12 +412,6 @@ LEFT_ALONE = {
     ),
     "not of one real floating dtype": ((2, 3, 7, 6), (4, 3, 3, 3), {}, np.complex64),
     "float8_e4m3fn, not": ((2, 3, 7, 6), (4, 3, 3, 3), {}, jnp.float8_e4m3fn),
-    "strides and a dilated input": (
-        (2, 3, 7, 6),
-        (4, 3, 3, 3),
-        {"lhs_dilation": (2, 2), "window_strides": (2, 1)},
-        np.float32,
-    ),
     "0 spatial axes": ((2, 3), (4, 3), {}, np.float32),
     "empty": ((0, 3, 7, 6), (4, 3, 3, 3), {}, np.float32),
 }
@@ -916,6 +1098,61 @@ def test_explain_says_where_and_why(capsys):
     printed = capsys.readouterr().out
     assert printed == f"{report}\n"
     assert repr(report) == "<2 replaced, 1 left alone>"
+
+
+SUMS = {  # forward, input gradient, kernel gradient, by lowering's names
+    "conv": ("conv", "conv_input_grad", "conv_kernel_grad"),
+    "conv_transpose": ("conv_input_grad", "conv", "conv_kernel_grad"),
+}
+
+
+@pytest.mark.parametrize("rule", SUMS)
+def test_explain_says_how_each_sum_is_taken(monkeypatch, capsys, rule):
+    """What lowering chooses when the gradient is traced."""
+    options = {"window_strides": (2, 2)} if rule == "conv" else {"lhs_dilation": (2, 2)}
+    function = convolution({**options, "padding": [(2, 1)] * 2, "dimension_numbers": NHWC})
+    args = random(8, 33, 31, 32, dtype="float32"), random(3, 3, 32, 48, dtype="float32")
+    (entry,) = explain(function, *args).entries
+    printed = capsys.readouterr().out
+    assert [s.sum for s in entry.sums] == ["forward", "input gradient", "kernel gradient"]
+    chosen, choose = {}, choice.choose
+
+    def listening(operation, *case):
+        row, forced = choose(operation, *case)
+        chosen.setdefault(operation, row.name)  # a strategy may ask for the sums of its parts
+        return row, forced
+
+    monkeypatch.setattr(choice, "choose", listening)
+    jax.make_jaxpr(jax.grad(lambda *a: accelerate(function)(*a).sum(), (0, 1)))(*args)
+    assert [s.name for s in entry.sums] == [chosen[operation] for operation in SUMS[rule]]
+    for one in entry.sums:
+        assert one.why
+        assert one.why in printed
+        assert one.name not in one.not_faster
+
+
+def test_explain_tells_the_sums_apart_and_a_forced_one():
+    rules = {"conv": {"window_strides": (2, 2)}, "conv_transpose": {"lhs_dilation": (2, 2)}}
+    args = random(2, 7, 7, 3), random(3, 3, 3, 4)
+    for place, options in zip((1, 0), rules.values(), strict=True):
+        function = convolution({**options, "dimension_numbers": NHWC})
+        with lowering.use("phases"):  # which only input gradients have
+            (entry,) = explain(function, *args).entries
+        assert [s.name == "phases" for s in entry.sums] == [i == place for i in range(3)]
+        assert entry.sums[place].why == "forced by lowering.use"
+
+
+def test_explain_of_sums_that_are_not_a_convolution_s():
+    """A gradient taken already is one sum; patches and poolings are none, nor is what stays."""
+    x, w, b = random(2, 6, 6, 3), random(3, 3, 3, 4), random(4)
+    gradient = jax.grad(lambda w: nhwc(x, w, b).sum())
+    by_rule = {e.rule: [s.sum for s in e.sums] for e in explain(gradient, w).entries}
+    three = ["forward", "input gradient", "kernel gradient"]
+    assert by_rule["conv"] == three
+    assert by_rule["conv_kernel_grad"] == ["kernel gradient"]
+    assert by_rule["max_pool"] == []
+    (block,) = explain(nhwc, x, w, b).entries
+    assert [s.sum for s in block.sums] == three
 
 
 def test_a_rule_placed_already_has_the_line_of_its_caller(capsys):

@@ -7,6 +7,7 @@ import math
 import jax
 
 from jaxbp.lowering import choice
+from jaxbp.lowering.choice import Row, always
 from jaxbp.lowering.pieces import each_piece
 from jaxbp.window import Window
 
@@ -40,7 +41,7 @@ def pieces(
     return y
 
 
-def output_bytes(x: jax.Array, w: jax.Array, window: Window) -> int:
+def _output_bytes(x: jax.Array, w: jax.Array, window: Window) -> int:
     """The size of the convolution's output."""
     places = x.shape[0] * math.prod(window.output(x.shape[1:-1]))
     return places * w.shape[-1] * x.dtype.itemsize
@@ -48,4 +49,17 @@ def output_bytes(x: jax.Array, w: jax.Array, window: Window) -> int:
 
 def _examples(x: jax.Array, w: jax.Array, window: Window) -> int:
     """How many examples a piece has."""
-    return max(1, PIECE * x.shape[0] // max(1, output_bytes(x, w, window)))
+    return max(1, PIECE * x.shape[0] // max(1, _output_bytes(x, w, window)))
+
+
+def _pieces_win(x: jax.Array, w: jax.Array, window: Window, pool: Window, groups: int) -> bool:
+    # Where few channels make a large output, its fresh memory costs more than its sums.
+    return x.shape[-1] <= 8 and _output_bytes(x, w, window) >= 8 << 20
+
+
+ROWS = {
+    "conv_max_pool": (
+        Row("pieces", pieces, can_pieces, _pieces_win),
+        Row("xla", whole, always, always, any_size=True),
+    )
+}

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from jax import lax
 
 from jaxbp.arguments import known
@@ -31,6 +32,11 @@ ON_ALL_PLATFORMS: set[str] = set()
 def always(*case: Any) -> bool:
     """Every case."""
     return True
+
+
+def is_float32(*arrays: jax.Array) -> bool:
+    """Whether all are float32, which the strategies' bounds were timed in."""
+    return all(a.dtype == np.float32 for a in arrays)
 
 
 # Part of the key of jit's cache, so that a function is traced anew under another strategy.

@@ -14,10 +14,10 @@ from jax.extend.core.primitives import (
     select_and_scatter_add_p,
 )
 
-from jaxbp.recognise import block, conv, pool
-from jaxbp.recognise.finding import Finding, Rule, aval, beyond_rules
+from jaxbp.recognise import block, conv, patches, pool
+from jaxbp.recognise.finding import Finding, Rule, Sum, aval, beyond_rules
 
-__all__ = ["Finding", "Rule", "find"]
+__all__ = ["Finding", "Rule", "Sum", "find"]
 
 SINGLES = {
     conv_general_dilated_p: conv,
@@ -38,7 +38,7 @@ def find(jaxpr: Jaxpr) -> Iterator[Finding]:
     for place, equation in enumerate(jaxpr.eqns):
         if place in gone:
             continue
-        finding = _single(place, equation)
+        finding = patches.find(place, reader) or _single(place, equation)
         if finding is None:
             continue
         if finding.rule is not None and finding.rule.name == "conv":

@@ -32,7 +32,7 @@ from jax.extend.core.primitives import (
 from jaxbp.arguments import Shape
 from jaxbp.jaxprs import Atom, opened
 from jaxbp.recognise import conv, pool
-from jaxbp.recognise.finding import Finding, Rule, aval, avals, beyond_rules, out_shape
+from jaxbp.recognise.finding import Finding, Rule, Sum, aval, avals, beyond_rules, out_shape
 from jaxbp.rules.block import conv_relu_max_pool
 
 Label = str | int | None
@@ -127,7 +127,7 @@ def find(place: int, reader: Reader) -> Finding | None:
             f"{'×'.join(map(str, made.window))} max-pool",
         )
     )
-    rule = Rule("conv_relu_max_pool", jaxbp_block, made, conv.precision(start))
+    rule = Rule("conv_relu_max_pool", jaxbp_block, made, conv.precision(start), block_sums)
     return Finding((*sorted(spare), *places), what, rule, "", inputs, (result,))
 
 
@@ -149,6 +149,13 @@ def jaxbp_block(
     order = [names.index(label) for label in options.labels if label is not None]
     order += [axis for axis in range(y.ndim) if axis not in order]  # of size one, all of them
     return jnp.transpose(y, order).reshape(options.shape)
+
+
+def block_sums(
+    x: jax.Array, w: jax.Array, b: jax.Array | None = None, *, options: Options
+) -> list[Sum]:
+    """Return the sums of `jaxbp_block`'s convolution."""
+    return conv.conv_sums(x, w, options=options.conv)
 
 
 def is_relu(equation: JaxprEqn) -> bool:

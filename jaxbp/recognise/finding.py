@@ -16,6 +16,14 @@ from jaxbp.arguments import Shape
 from jaxbp.jaxprs import Atom, Exchange
 
 
+class Sum(NamedTuple):
+    """A sum that a rule consists of, as `lowering` has it."""
+
+    name: str  # what it is to the operation: "forward", "input gradient", "kernel gradient"
+    operation: str  # the name in lowering's table
+    case: tuple[Any, ...]  # its arguments there, arrays by their shapes and dtypes
+
+
 class Rule(NamedTuple):
     """A rule of jaxbp that does what some equations do."""
 
@@ -23,6 +31,7 @@ class Rule(NamedTuple):
     function: Callable[..., jax.Array]  # of the inputs' values and `options`
     options: Hashable  # what the equations' parameters say
     precision: str | None = None  # of their products, for `jax.default_matmul_precision`
+    sums: Callable[..., list[Sum]] | None = None  # of a convolution, of what `function` takes
 
 
 class Finding(NamedTuple):
@@ -43,6 +52,19 @@ class Finding(NamedTuple):
         with last.ctx.manager, _shard_map(avals), precision:
             program = _trace(self.rule, avals, trace_context())
         return Exchange(self.equations, self.inputs, self.outputs, program)
+
+    def sums(self, last: JaxprEqn) -> list[Sum]:
+        """Return the sums that the rule consists of, where `lowering` chooses how to take them."""
+        if self.rule is None or self.rule.sums is None:
+            return []
+        found: list[Sum] = []
+        look = functools.partial(self.rule.sums, options=self.rule.options)
+        with last.ctx.manager:
+            jax.eval_shape(
+                lambda *inputs: found.extend(look(*inputs)),
+                *(jax.ShapeDtypeStruct(aval(v).shape, aval(v).dtype) for v in self.inputs),
+            )
+        return found
 
 
 @functools.lru_cache(maxsize=1024)

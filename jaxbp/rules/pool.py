@@ -24,8 +24,16 @@ from jaxbp.arguments import (
     shape_tuple,
     sum_dtype,
 )
-from jaxbp.lowering.slices import add, cells_inside, gather, pad, slices, ungather, unslice
-from jaxbp.lowering.table import UNROLLED
+from jaxbp.lowering.slices import (
+    UNROLLED,
+    add,
+    cells_inside,
+    gather,
+    pad,
+    slices,
+    ungather,
+    unslice,
+)
 from jaxbp.window import Window, make_window
 
 _INPUT = "[N, *S, C] with one to three spatial axes,"

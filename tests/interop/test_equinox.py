@@ -7,6 +7,7 @@ import pytest
 from jaxbp.accelerate import accelerate
 from jaxbp.explain import explain
 from jaxbp.interop import equinox as interop
+from tests.interop.layers import assert_same
 from tests.tolerance import assert_trees_close
 
 eqx = pytest.importorskip("equinox", reason="Equinox is an extra")
@@ -41,6 +42,43 @@ def test_modules(name, rng):
     leaves = [jax.tree.leaves(eqx.filter(result, eqx.is_array)) for result in results]
     assert len(leaves[0]) >= 2
     assert_trees_close(*leaves, terms=2000)
+
+
+LAYERS = {
+    "1-D depthwise": ("Conv1d", (4, 8, 3), {"groups": 4, "padding": "SAME"}, "conv"),
+    "2-D depthwise, strided": ("Conv2d", (4, 4, 3), {"groups": 4, "stride": (2, 1)}, "conv"),
+    "3-D groups, dilated": ("Conv3d", (4, 2, 2), {"groups": 2, "dilation": (1, 2, 1)}, "conv"),
+    "circular": ("Conv2d", (4, 4, 3), {"padding": "SAME", "padding_mode": "CIRCULAR"}, "conv"),
+    "1-D transposed": ("ConvTranspose1d", (4, 2, 5), {"groups": 2, "stride": 3}, "conv_transpose"),
+    "2-D transposed depthwise": (
+        "ConvTranspose2d",
+        (4, 4, 3),
+        {"groups": 4, "stride": 2, "padding": 1, "output_padding": 1},
+        "conv_transpose",
+    ),
+    "3-D transposed": (
+        "ConvTranspose3d",
+        (4, 2, 2),
+        {"groups": 2, "stride": (1, 2, 2), "dilation": 2},
+        "conv_transpose",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_accelerate_grouped_layers(float64, name, rng):
+    kind, args, options, rule = LAYERS[name]
+    layer = getattr(eqx.nn, kind)(*args, **options, key=KEY, dtype=float)
+    params, static = eqx.partition(layer, eqx.is_array)
+    x = jnp.asarray(rng.normal(size=(2, 4, *(7, 6, 5)[: layer.num_spatial_dims])))
+
+    def apply(params, x):
+        return jax.vmap(eqx.combine(params, static))(x)
+
+    (entry,) = explain(apply, params, x).entries
+    assert entry.rule == rule
+    assert len(entry.sums) == 3
+    assert_same(apply, params, x)
 
 
 def loss(module_and_x):

@@ -11,6 +11,8 @@ from jaxbp.accelerate import accelerate
 from jaxbp.explain import explain
 from jaxbp.interop import flax as interop
 from jaxbp.plain import plain
+from tests.daily import sample
+from tests.interop.layers import assert_same
 from tests.tolerance import assert_trees_close
 
 linen = pytest.importorskip("flax.linen", reason="Flax is an extra")
@@ -49,6 +51,63 @@ def test_accelerate_linen(x):
     assert found == ["conv_relu_max_pool", "conv", "avg_pool", "conv_transpose"]
     plain, fast = grads(model.apply, params, x), grads(accelerate(model.apply), params, x)
     assert_trees_close(fast, plain, terms=3000)
+
+
+LAYERS = {
+    "depthwise": ("Conv", {"feature_group_count": 4}, "conv"),
+    "multiplier, strided": ("Conv", {"feature_group_count": 4, "strides": (2, 1)}, "conv"),
+    "groups, circular": ("Conv", {"feature_group_count": 2, "padding": "CIRCULAR"}, "conv"),
+    "dilated": ("Conv", {"feature_group_count": 2, "kernel_dilation": (2, 1)}, "conv"),
+    "input dilated": (
+        "Conv",
+        {"input_dilation": (2, 1), "padding": [(2, 1)] * 2},
+        "conv_transpose",
+    ),
+    "both": ("Conv", {"input_dilation": 2, "strides": 3, "padding": [(2, 1)] * 2}, "conv"),
+    "transposed": ("ConvTranspose", {"strides": (2, 1)}, "conv_transpose"),
+    "transposed, circular": (
+        "ConvTranspose",
+        {"strides": (2, 2), "padding": "CIRCULAR", "transpose_kernel": True},
+        "conv_transpose",
+    ),
+    "transposed, turned": ("ConvTranspose", {"transpose_kernel": True}, "conv"),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "api"), sample([(name, api) for name in LAYERS for api in ("linen", "nnx")], every=3)
+)
+def test_grouped_and_transposed_layers(float64, name, api, rng):
+    kind, options, rule = LAYERS[name]
+    x = jnp.asarray(rng.normal(size=(2, 7, 6, 4)))
+    options = {"features": 8, "kernel_size": (3, 3), **options}
+    if api == "linen":
+        layer = getattr(linen, kind)(**options, param_dtype=float)
+        apply, params = layer.apply, layer.init(jax.random.key(0), x)
+    else:
+        options["out_features"] = options.pop("features")
+        layer = getattr(nnx, kind)(4, **options, param_dtype=float, rngs=nnx.Rngs(0))
+        graph, params = nnx.split(layer)
+
+        def apply(params, x):
+            return nnx.merge(graph, params)(x)
+
+    (entry,) = explain(apply, params, x).entries
+    assert entry.rule == rule
+    assert len(entry.sums) == 3
+    assert_same(apply, params, x)
+
+
+def test_causal_and_mapped_layers(float64, rng):
+    """One axis, padded before only; each member of an ensemble with its own kernel."""
+    layer = linen.Conv(6, (3,), padding="CAUSAL", kernel_dilation=2, feature_group_count=3)
+    x = jnp.asarray(rng.normal(size=(2, 2, 9, 3)))
+    params = jax.vmap(layer.init, (0, None))(jax.random.split(jax.random.key(0)), x[0])
+    params = jax.tree.map(lambda a: a.astype(float), params)
+    members = jax.vmap(layer.apply)
+    (entry,) = explain(members, params, x).entries
+    assert (entry.rule, len(entry.sums)) == ("conv", 3)
+    assert_same(members, params, x)
 
 
 @pytest.mark.parametrize("option", ["conv_general_dilated", "conv_general_dilated_cls"])

@@ -9,6 +9,7 @@ import pytest
 from jaxbp.accelerate import accelerate
 from jaxbp.explain import explain
 from jaxbp.interop import haiku as interop
+from tests.interop.layers import assert_same
 from tests.tolerance import assert_trees_close
 
 hk = pytest.importorskip("haiku", reason="Haiku is an extra")
@@ -59,6 +60,42 @@ def test_accelerate_with_state(rng):
     counters = [leaf for leaf in jax.tree.leaves(fast) if jnp.issubdtype(leaf.dtype, jnp.integer)]
     assert counters == [1, 1]  # of the two moving averages
     assert_trees_close(_floats(fast), _floats(plain), terms=5000)
+
+
+LAYERS = {
+    "DepthwiseConv1D": (lambda: hk.DepthwiseConv1D(2, 3, stride=2), 1, ["conv"]),
+    "DepthwiseConv2D": (lambda: hk.DepthwiseConv2D(1, 3, rate=(2, 1)), 2, ["conv"]),
+    "DepthwiseConv2D, NCHW": (
+        lambda: hk.DepthwiseConv2D(2, (3, 2), data_format="NCHW", padding="VALID"),
+        2,
+        ["conv"],
+    ),
+    "DepthwiseConv3D": (lambda: hk.DepthwiseConv3D(2, 2), 3, ["conv"]),
+    "SeparableDepthwiseConv2D": (
+        lambda: hk.SeparableDepthwiseConv2D(2, 3, stride=(2, 1)),
+        2,
+        ["conv", "conv"],
+    ),
+    "Conv1DTranspose": (lambda: hk.Conv1DTranspose(3, 4, stride=3), 1, ["conv_transpose"]),
+    "Conv2DTranspose": (
+        lambda: hk.Conv2DTranspose(3, 3, stride=(1, 2), data_format="NCHW"),
+        2,
+        ["conv_transpose"],
+    ),
+    "Conv3DTranspose": (lambda: hk.Conv3DTranspose(3, 2, stride=2), 3, ["conv_transpose"]),
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_accelerate_depthwise_and_transposed_layers(float64, name, rng):
+    make, axes, rules = LAYERS[name]
+    transformed = hk.without_apply_rng(hk.transform(lambda x: make()(x)))
+    x = jnp.asarray(rng.normal(size=(2, *(7, 6, 5)[:axes], 4)))
+    params = transformed.init(jax.random.key(0), x)
+    entries = explain(transformed.apply, params, x).entries
+    assert [entry.rule for entry in entries] == rules
+    assert {len(entry.sums) for entry in entries} == {3}
+    assert_same(transformed.apply, params, x)
 
 
 def _floats(tree):

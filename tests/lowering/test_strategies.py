@@ -9,8 +9,9 @@ import pytest
 
 import jaxbp
 from jaxbp import lowering
-from jaxbp.lowering import blocks, columns, folds, table, winograd
+from jaxbp.lowering import blocks, table
 from jaxbp.lowering.choice import TABLE
+from jaxbp.lowering.convolution import columns, folds, winograd
 from jaxbp.lowering.finite import if_finite
 from jaxbp.window import Window, make_window
 from tests.daily import sample
@@ -38,7 +39,23 @@ CASES = {
     ),
     "1×1 strided": ((9, 8), (1, 1), 2, "SAME", 1, 1, 4, 6, 2),
     "1×1 padded and cropped": ((9, 8), (1, 1), 1, [(1, 2), (-1, 1)], 1, 1, 4, 6, 2),
+    "patches, a remainder": ((7, 9), (3, 2), (3, 2), "VALID", 1, 1, 3, 4, 2),
+    "two blocks of the stride": ((9, 8), (4, 3), (2, 1), [(1, 2), (-1, 1)], (1, 2), 1, 3, 4, 2),
+    "1-D, four blocks of the stride": ((21,), (12,), 3, [(4, -2)], 1, 1, 2, 3, 2),
     "3-D": ((5, 4, 6), (3, 3, 3), 1, "SAME", 1, 1, 2, 3, 2),
+    "3-D strided": ((7, 6, 5), (3, 2, 3), 2, [(1, 0), (-1, 2), (1, 1)], 1, 1, 3, 2, 2),
+    "3-D dilated, many channels": (
+        (6, 5, 4),
+        (3, 1, 2),
+        1,
+        [(3, 2), (0, 0), (-1, 1)],
+        (2, 1, 1),
+        1,
+        24,
+        3,
+        2,
+    ),
+    "3-D patches": ((4, 6, 5), (2, 2, 2), 2, "VALID", 1, 1, 3, 2, 2),
     "no window": ((2, 2), (5, 5), 1, "VALID", 1, 1, 3, 4, 2),
     "no example": ((7, 8), (3, 3), 2, "SAME", 1, 1, 3, 4, 0),
     "dilated and strided": ((9, 8), (2, 3), (2, 1), "VALID", (3, 2), 1, 3, 4, 2),
@@ -233,7 +250,8 @@ def test_is_differentiable_both_ways(operation, name, rng):
     sample(((*row, dtype) for row in ROWS for dtype in ("bfloat16", "float16")), every=3),
 )
 def test_half_precision_sums_in_float32(operation, name, dtype, rng):
-    case = "1×1 strided" if name == "pointwise" else "3×3" if name != "phases" else "1-D strided"
+    apart = {"pointwise": "1×1 strided", "phases": "1-D strided", "strides": "3-D patches"}
+    case = apart.get(name, "3×3")
     draw = lambda rng, shape: numbers(rng, shape, dtype)  # noqa: E731
     operands, static = operations(rng, case, draw)[operation]
     row = row_of(operation, name)

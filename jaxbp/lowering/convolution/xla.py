@@ -11,6 +11,7 @@ import numpy as np
 from jax import lax
 
 from jaxbp.arguments import Shape, known, sum_dtype, vary_alike
+from jaxbp.lowering.choice import Row, always
 from jaxbp.window import Window, dilated
 
 # The axes in lax's letters, by the number of spatial axes: arrays [N, *S, C], kernels [*K, C, O].
@@ -124,3 +125,10 @@ def _pad(x: jax.Array, padding: Sequence[tuple[int, int]], options: dict[str, An
         low, high = (jax.core.max_dim(p, -length) for p in (low, high))
         config[axis] = (low, high, d - 1)
     return lax.pad(x, np.zeros((), x.dtype), config)
+
+
+ROWS = {
+    "conv": Row("xla", conv, always, always, any_size=True),
+    "conv_input_grad": Row("xla", conv_input_grad, always, always, any_size=True),
+    "conv_kernel_grad": Row("xla", conv_kernel_grad, always, always, any_size=True),
+}

@@ -14,12 +14,14 @@ import numpy as np
 from jax import lax
 
 from jaxbp.arguments import vary_alike
-from jaxbp.lowering.slices import beats, not_in_padding, pad, winner_dtype
+from jaxbp.lowering.choice import Row, always
+from jaxbp.lowering.pooling.cells import beats, not_in_padding, winner_dtype
+from jaxbp.lowering.slices import UNROLLED, pad
 from jaxbp.window import Window, dilated
 
 
 def max_pool(x: jax.Array, window: Window) -> tuple[jax.Array, jax.Array]:
-    """y[N, *S_out, C] and each window's winner, as `slices.max_pool`."""
+    """y[N, *S_out, C] and each window's winner, as `cells.max_pool`."""
     y = pad(x, window, -np.inf)
     winner = jnp.zeros(y.shape, np.int32)
     windows = window.output(x.shape[1:-1])
@@ -56,3 +58,10 @@ def _along(
 
     first = vary_alike(*cell(jnp.asarray(0, np.int32)), y)[:2]
     return lax.scan(step, first, jnp.arange(1, window.size[axis], dtype=np.int32))[0]
+
+
+def _wins(x: jax.Array, window: Window) -> bool:
+    return window.cells > UNROLLED
+
+
+ROWS = {"max_pool": Row("axes", max_pool, always, _wins, any_size=True)}

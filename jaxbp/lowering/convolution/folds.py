@@ -27,7 +27,8 @@ import numpy as np
 from jax import lax
 
 from jaxbp.arguments import Shape, sum_dtype
-from jaxbp.lowering import columns, xla
+from jaxbp.lowering.choice import Row, is_float32
+from jaxbp.lowering.convolution import columns, xla
 from jaxbp.lowering.finite import if_finite, largest
 from jaxbp.lowering.slices import add
 from jaxbp.window import Window
@@ -139,3 +140,29 @@ def _at(a: jax.Array, axis: int, low: int, length: int) -> jax.Array:
     config = [(0, 0, 0)] * a.ndim
     config[axis] = (low, length - low - a.shape[axis], 0)
     return lax.pad(a, np.zeros((), a.dtype), config)
+
+
+def _wins(x: jax.Array, w: jax.Array, window: Window, groups: int) -> bool:
+    return is_float32(x, w) and window.cells > 1 and _pays(x.shape[-1], w.shape[-1])
+
+
+def _wins_input_grad(
+    dy: jax.Array, w: jax.Array, input_shape: Shape, window: Window, groups: int
+) -> bool:
+    return is_float32(dy, w) and _pays(dy.shape[-1], w.shape[-2])
+
+
+def _wins_kernel_grad(x: jax.Array, dy: jax.Array, window: Window, groups: int) -> bool:
+    return is_float32(x, dy) and x.shape[-1] <= 3 and dy.shape[-1] <= 16
+
+
+def _pays(channels: int, features: int) -> bool:
+    # The wider kernel multiplies more, by zeros: too much where the products are long already.
+    return (features <= 16 and channels <= 6) or (features <= 8 and channels <= 16)
+
+
+ROWS = {
+    "conv": Row("folds", conv, can, _wins),
+    "conv_input_grad": Row("folds", conv_input_grad, can_input_grad, _wins_input_grad),
+    "conv_kernel_grad": Row("folds", conv_kernel_grad, can_kernel_grad, _wins_kernel_grad),
+}

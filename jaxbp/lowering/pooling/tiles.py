@@ -19,8 +19,9 @@ import numpy as np
 from jax import lax
 
 from jaxbp.arguments import Shape, not_negative, sum_dtype
+from jaxbp.lowering.choice import Row, always
 from jaxbp.lowering.pieces import each_piece
-from jaxbp.lowering.slices import add
+from jaxbp.lowering.slices import UNROLLED, add
 from jaxbp.window import Window
 
 
@@ -155,3 +156,17 @@ def _untile(a: jax.Array, input_shape: Shape, window: Window) -> jax.Array:
         (-low, m + low - k, 0) for m, low, k in zip(spatial, window.low, covered, strict=True)
     ]
     return lax.pad(a, jnp.zeros((), a.dtype), [(0, 0, 0), *config, (0, 0, 0)])
+
+
+def _can(dy: jax.Array, winner: jax.Array, input_shape: Shape, window: Window) -> bool:
+    return overlaps(window) <= UNROLLED
+
+
+def _can_sum(dy: jax.Array, input_shape: Shape, window: Window) -> bool:
+    return overlaps(window) <= UNROLLED
+
+
+ROWS = {
+    "max_pool_grad": Row("tiles", max_pool_grad, _can, always, any_size=True),
+    "sum_pool_grad": Row("tiles", sum_pool_grad, _can_sum, always, any_size=True),
+}

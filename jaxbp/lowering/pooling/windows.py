@@ -8,7 +8,8 @@ import numpy as np
 from jax import lax
 
 from jaxbp.arguments import Shape, sum_dtype
-from jaxbp.lowering.slices import pad
+from jaxbp.lowering.choice import Row, always
+from jaxbp.lowering.slices import UNROLLED, pad
 from jaxbp.window import Window, dilated
 
 
@@ -41,3 +42,13 @@ def _sum(x: jax.Array, size: Shape, stride: Shape, dilation: Shape) -> jax.Array
         "VALID",
         window_dilation=(1, *dilation, 1),
     )
+
+
+def _wins(x: jax.Array, window: Window) -> bool:
+    return window.cells > UNROLLED
+
+
+ROWS = {
+    "sum_pool": Row("windows", sum_pool, always, _wins, any_size=True),
+    "sum_pool_grad": Row("windows", sum_pool_grad, always, always, any_size=True),
+}

@@ -18,6 +18,7 @@ of its window. (Lavin & Gray, "Fast Algorithms for Convolutional Neural Networks
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -28,7 +29,8 @@ import numpy as np
 from jax import lax
 
 from jaxbp.arguments import Shape, sum_dtype
-from jaxbp.lowering import xla
+from jaxbp.lowering.choice import Row, is_float32
+from jaxbp.lowering.convolution import xla
 from jaxbp.lowering.finite import if_finite, largest
 from jaxbp.lowering.pieces import each_piece, sum_pieces
 from jaxbp.lowering.slices import pad
@@ -164,3 +166,32 @@ def _cotangents(dy: jax.Array, tiles: Shape) -> jax.Array:
         first, second = (lax.slice_in_dim(m, j, j + 2 * t - 1, 2, 1 + 2 * i) for j in range(2))
         m = jnp.stack([first, first + second, first - second, -second])
     return m
+
+
+def _wins(x: jax.Array, w: jax.Array, window: Window, groups: int) -> bool:
+    # The transforms cost as much as the products save until many channels share them.
+    return is_float32(x, w) and _pays(x.shape, w.shape, window)
+
+
+def _wins_input_grad(
+    dy: jax.Array, w: jax.Array, input_shape: Shape, window: Window, groups: int
+) -> bool:
+    return is_float32(dy, w) and _pays(input_shape, w.shape, window)
+
+
+def _wins_kernel_grad(x: jax.Array, dy: jax.Array, window: Window, groups: int) -> bool:
+    return is_float32(x, dy) and _pays(x.shape, dy.shape, window)
+
+
+def _pays(x: Shape, like_output: Shape, window: Window) -> bool:
+    c, o = x[-1], like_output[-1]
+    multiplications = x[0] * math.prod(window.output(x[1:-1])) * window.cells * c * o
+    places = x[0] * math.prod(x[1:-1])
+    return min(c, o) >= 64 and places >= 512 and multiplications >= 1 << 26
+
+
+ROWS = {
+    "conv": Row("winograd", conv, can, _wins),
+    "conv_input_grad": Row("winograd", conv_input_grad, can_input_grad, _wins_input_grad),
+    "conv_kernel_grad": Row("winograd", conv_kernel_grad, can_kernel_grad, _wins_kernel_grad),
+}

@@ -7,6 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxbp.arguments import Shape, sum_dtype, vary_alike
+from jaxbp.lowering.choice import Row, always
+from jaxbp.lowering.pooling.tiles import overlaps
+from jaxbp.lowering.slices import UNROLLED
 from jaxbp.window import Window
 
 
@@ -31,3 +34,10 @@ def max_pool_grad(
     channel = jnp.arange(c, dtype=np.int32)
     (dx,) = vary_alike(jnp.zeros(input_shape, wide.dtype), wide)[:1]
     return dx.at[example, *places, channel].add(wide, mode="drop").astype(dy.dtype)
+
+
+def _wins(dy: jax.Array, winner: jax.Array, input_shape: Shape, window: Window) -> bool:
+    return overlaps(window) > UNROLLED
+
+
+ROWS = {"max_pool_grad": Row("scatter", max_pool_grad, always, _wins, any_size=True)}

@@ -9,6 +9,7 @@ import jax
 from jax import lax
 
 from jaxbp.arguments import Shape, sum_dtype
+from jaxbp.lowering.choice import Row, always
 from jaxbp.lowering.slices import pad, slices, unslice
 from jaxbp.window import Window
 
@@ -61,3 +62,15 @@ def _product(a: jax.Array, b: jax.Array, contract: Any) -> jax.Array:
     )
     wide = sum_dtype(a.dtype)
     return lax.dot_general(a, b, (contract, ((), ())), preferred_element_type=wide).astype(a.dtype)
+
+
+def _wins(x: jax.Array, w: jax.Array, window: Window, groups: int) -> bool:
+    # With a stride, the places visited are copied out first: too much beside a short product.
+    return set(window.stride) == {1} or x.shape[-1] > 64
+
+
+ROWS = {
+    "conv": Row("pointwise", conv, can, _wins),
+    "conv_input_grad": Row("pointwise", conv_input_grad, can_input_grad, always),
+    "conv_kernel_grad": Row("pointwise", conv_kernel_grad, can_kernel_grad, always),
+}

@@ -15,7 +15,9 @@ import numpy as np
 from jax import lax
 
 from jaxbp.arguments import Shape, vary_alike
-from jaxbp.lowering import xla
+from jaxbp.lowering.choice import Row, is_float32
+from jaxbp.lowering.convolution import xla
+from jaxbp.lowering.slices import UNROLLED
 from jaxbp.window import Window
 
 
@@ -66,3 +68,11 @@ def conv_input_grad(
         for k, low, q, s in zip(spatial, window.low, blocks, window.stride, strict=True)
     ]
     return lax.pad(full, np.zeros((), full.dtype), [(0, 0, 0), *config, (0, 0, 0)])
+
+
+def _wins(dy: jax.Array, w: jax.Array, input_shape: Shape, window: Window, groups: int) -> bool:
+    # Below some channels each phase's product is too narrow.
+    return is_float32(dy, w) and window.cells <= UNROLLED and w.shape[-2] >= 16
+
+
+ROWS = {"conv_input_grad": Row("phases", conv_input_grad, can, _wins)}

@@ -1,0 +1,1 @@
+"""The three sums of a convolution, one file a strategy."""

@@ -1,0 +1,1 @@
+"""The sums of pooling and their adjoints, one file a strategy."""
