@@ -191,9 +191,8 @@ def conv_bwd(
 ) -> tuple[jax.Array, jax.Array, jax.Array | None]:
     """Return the cotangents of `conv`'s input, kernel and bias."""
     x, w, b = residuals
-    options = _options(window, groups)
-    dx = conv_input_grad(dy, w, x.shape, **options)
-    dw = conv_kernel_grad(x, dy, w.shape, **options)
+    dx = lowering.conv_input_grad(dy, w, x.shape, window, groups)
+    dw = lowering.conv_kernel_grad(x, dy, window, groups)
     return dx, dw, None if b is None else conv_bias_grad(dy)
 
 
@@ -289,11 +288,8 @@ def conv_transpose_bwd(
 ) -> tuple[jax.Array, jax.Array, jax.Array | None]:
     """Return the cotangents of `conv_transpose`'s input, kernel and bias."""
     x, w, b = residuals
-    if 0 in output_shape[1:-1]:  # less than no place was left: the window does not tell x's shape
-        dx, dw, _ = vary_alike(jnp.zeros_like(x), jnp.zeros_like(w), dy)
-    else:
-        dx = _conv(dy, w, None, window, groups)
-        dw = conv_kernel_grad(dy, x, w.shape, **_options(window, groups))
+    dx = lowering.conv(dy, w, window, groups)
+    dw = lowering.conv_kernel_grad(dy, x, window, groups)
     return dx, dw, None if b is None else conv_bias_grad(dy)
 
 
@@ -389,15 +385,6 @@ def conv_transpose_arguments(
         name, x.shape[1:-1], w.shape[:-2], stride=stride, padding=padding, dilation=dilation
     )
     return x, w, b, (x.shape[0], *spatial, features), window, groups
-
-
-def _options(window: Window, groups: int) -> dict[str, Any]:
-    return {
-        "stride": window.stride,
-        "padding": window.padding,
-        "dilation": window.dilation,
-        "groups": groups,
-    }
 
 
 def _floats(function: str, x: Any, w: Any, b: Any) -> tuple[jax.Array, jax.Array, jax.Array | None]:
