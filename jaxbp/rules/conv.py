@@ -1,4 +1,20 @@
-"""Convolution and transposed convolution in one, two and three dimensions (chapter 3)."""
+"""Convolution and transposed convolution in one, two and three dimensions (chapter 3).
+
+From a formula to its function here, to the sum that it is, to the loop that judges it:
+
+    formula       function            sum                           loop
+    (3.1) (3.5)   conv                lowering.conv                 oracles.conv
+    (3.2) (3.6)   conv_kernel_grad    lowering.conv_kernel_grad     oracles.conv_kernel_grad
+    (3.3) (3.7)   conv_input_grad     lowering.conv_input_grad      oracles.conv_input_grad
+    (3.8)         conv_bias_grad      jnp.sum                       oracles.conv_bias_grad
+    (3.7)         conv_transpose      lowering.conv_input_grad      oracles.conv_transpose
+
+A public function checks its arguments, makes a `Window` of its options and calls the sum; the
+rules, whose arguments are checked by then, call the same sums. A sum is taken by one of several
+strategies: the row of its name in `jaxbp/lowering/table.py` lists them and says when each is
+chosen, and each is a file of `jaxbp/lowering`. `tests/lowering` holds them against each other,
+and `tests/rules/test_conv.py` the functions against the loops of `tests/oracles.py`.
+"""
 
 from __future__ import annotations
 
