@@ -4,6 +4,7 @@ import ast
 import inspect
 import re
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -166,8 +167,6 @@ ROOMS = [
 ]
 # A room apart, and what it may see of the house.
 APART = {"verify": {"verify"}}
-# Not a rule, but what `jaxbp verify` checks the rules with: it stands above both.
-CASES = PACKAGE / "rules" / "cases.py"
 BARE = {"jax", "numpy", "jaxbp"}  # all that the library imports beside the standard library
 
 
@@ -201,7 +200,7 @@ def test_lower_rooms_never_import_higher_ones(path, name):
     if name in APART:
         assert rooms <= APART[name]
     for height, here in enumerate(ROOMS):
-        if name in here and path != CASES:
+        if name in here:
             assert rooms <= set().union(*ROOMS[: height + 1])
 
 
@@ -211,3 +210,26 @@ def test_the_library_needs_jax_alone(path, name):
         return
     outside = {module.split(".")[0] for module in imported(path)}
     assert outside - set(sys.stdlib_module_names) <= BARE
+
+
+def uses(path, modules):
+    """The modules among these that a file imports, for its types only or not."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            for alias in node.names:
+                inside = f"{node.module}.{alias.name}"
+                yield inside if inside in modules else node.module
+
+
+@pytest.mark.parametrize("folder", ["jaxbp", "experiments"])
+def test_no_files_import_each_other(folder):
+    root = PACKAGE.parent if folder == "jaxbp" else PACKAGE.parent / "experiments"
+    modules = {
+        ".".join(path.relative_to(root).with_suffix("").parts).removesuffix(".__init__"): path
+        for path in sorted((PACKAGE.parent / folder).rglob("*.py"))
+        if "verify" not in path.parts  # whose rooms are in the making
+    }
+    graph = {name: {*uses(path, modules)} & modules.keys() for name, path in modules.items()}
+    TopologicalSorter(graph).prepare()  # raises CycleError, which names the files

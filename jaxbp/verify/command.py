@@ -378,7 +378,7 @@ class Outcome(NamedTuple):
 
 
 def _verify_all(options: argparse.Namespace) -> int:
-    module = "jaxbp.rules.cases" if options.cases is None else options.cases
+    module = "jaxbp.cases" if options.cases is None else options.cases
     cases = _cases(module)
     color = render.wants_color(sys.stdout)
     width = max(len(case.name) for case in cases)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxbp.rules.cases import CASES
+from jaxbp.cases import CASES
 from jaxbp.verify import spec
 from tests.transforms import differentiable, value_and_cotangents
 

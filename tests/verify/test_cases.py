@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import jaxbp.rules
-from jaxbp.rules.cases import CASES
+from jaxbp.cases import CASES
 from jaxbp.verify import check_vjp, spec
 
 

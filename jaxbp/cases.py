@@ -1,7 +1,7 @@
-"""Every function with a hand-written derivative, and arguments to check it on: `jaxbp verify`.
+"""What `jaxbp verify` checks when nothing is named: every rule of ours, and arguments for it.
 
-Plain data. Where JAX has the function itself, JAX's is the reference; where it has not, the plain
-forward inside the rule is.
+Plain data, above the rules and the checker, which do not know each other. Where JAX has the
+function itself, JAX's is the reference; elsewhere the plain forward inside the rule is.
 """
 
 from typing import Any
