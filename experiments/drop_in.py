@@ -103,10 +103,11 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def make(name: str) -> Case:
+def make(name: str, small: bool = False) -> Case:
     """Return the network, or raise if its framework is not installed."""
     if name in NETWORKS:
-        module, function, sizes, _ = NETWORKS[name]
+        module, function, sizes, cut = NETWORKS[name]
+        sizes = cut if small else sizes
     else:
         (module, function), sizes = CASES[name], {}
     try:
@@ -258,14 +259,14 @@ def torch_layouts(name: str, torch: Torch) -> tuple[str, ...]:
 def trace_times(case: Case, fast: Any) -> tuple[float, float]:
     """Return the CPU time that tracing a step takes, plain and accelerated: medians of five turns.
 
-    Where they would take more than ten seconds, of fewer.
+    Where they would take more than five seconds, of fewer.
 
     The first turn fills JAX's caches, for both. Garbage is collected between the turns and not in
     them, as `timeit` has it: a full collection takes as long as a network's tracing.
     """
     taken: list[list[float]] = [[], []]
     for turn in range(6):
-        if turn > 1 and sum(map(sum, taken)) > 10_000:
+        if turn > 1 and sum(map(sum, taken)) > 5_000:
             break
         for which, loss in enumerate((case.loss, fast)):
             step, optimiser = make_step(lambda *args, loss=loss: loss(*args))  # a new one: no cache

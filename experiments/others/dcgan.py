@@ -11,7 +11,7 @@ import numpy as np
 import optax
 from flax import nnx
 
-from others.case import Case, images
+from others.case import Case, drawn, images
 
 NOISE = 100
 
@@ -82,7 +82,7 @@ class Pair(nnx.Module):
 def generator(batch: int, width: int, levels: int = 4) -> Case:
     """The generator's step: its images are to pass for real; the discriminator stands still."""
     trained = nnx.All(nnx.Param, nnx.PathContains("generator"))
-    model = Pair(width, levels, rngs=nnx.Rngs(0))
+    model = nnx.eval_shape(lambda: Pair(width, levels, rngs=nnx.Rngs(0)))
     return _case(model, trained, images(batch, 1, 1, NOISE), np.ones(batch, np.float32))
 
 
@@ -90,12 +90,13 @@ def discriminator(batch: int, width: int, levels: int = 4) -> Case:
     """The discriminator's step: half the batch is real."""
     size = 4 << levels
     real = (np.arange(batch) % 2).astype(np.float32)
-    model = Discriminator(width, levels, rngs=nnx.Rngs(0))
+    model = nnx.eval_shape(lambda: Discriminator(width, levels, rngs=nnx.Rngs(0)))
     return _case(model, nnx.Param, images(batch, size, size, 3), real)
 
 
 def _case(model: nnx.Module, trained: Any, x: Any, real: Any) -> Case:
     graph, params, rest = nnx.split(model, trained, ...)
+    params, rest = drawn((params, rest))
 
     def loss(params: Any, rest: Any, x: jax.Array, real: jax.Array) -> tuple[jax.Array, Any]:
         model: Any = nnx.merge(graph, params, rest, copy=True)

@@ -60,6 +60,7 @@ class MobileNet(nn.Module):
 
     # Each stage: expansion, channels, blocks, stride of the first, kernel.
     stages: Sequence[tuple[int, int, int, int, int]]
+    depth: int  # at most so many blocks a stage
     act: Callable[..., Any]
     squeeze: bool
     width: float = 1.0
@@ -74,7 +75,7 @@ class MobileNet(nn.Module):
 
         x = self.act(Norm()(Conv(scaled(32), (3, 3), (2, 2))(x)))
         for expansion, channels, blocks, stride, kernel in self.stages:
-            for i in range(blocks):
+            for i in range(min(blocks, self.depth)):
                 x = InvertedResidual(
                     features=scaled(channels),
                     strides=1 if i else stride,
@@ -87,8 +88,10 @@ class MobileNet(nn.Module):
         return nn.Dense(self.classes)(x.mean(axis=(1, 2)))
 
 
-def mobilenet_v2(batch: int, size: int, width: float = 1.0, stages: int = 7) -> Case:
-    """MobileNetV2, or its first stages."""
+def mobilenet_v2(
+    batch: int, size: int, width: float = 1.0, stages: int = 7, depth: int = 4
+) -> Case:
+    """MobileNetV2, or its first stages with at most `depth` blocks each."""
     blocks = (
         (1, 16, 1, 1, 3),
         (6, 24, 2, 2, 3),
@@ -98,12 +101,14 @@ def mobilenet_v2(batch: int, size: int, width: float = 1.0, stages: int = 7) -> 
         (6, 160, 3, 2, 3),
         (6, 320, 1, 1, 3),
     )
-    model = MobileNet(blocks[:stages], nn.relu6, False, width)
+    model = MobileNet(blocks[:stages], depth, nn.relu6, False, width)
     return linen.case(model, images(batch, size, size, 3), labels(batch, classes=1000))
 
 
-def efficientnet_b0(batch: int, size: int, width: float = 1.0, stages: int = 7) -> Case:
-    """EfficientNet-B0, or its first stages."""
+def efficientnet_b0(
+    batch: int, size: int, width: float = 1.0, stages: int = 7, depth: int = 4
+) -> Case:
+    """EfficientNet-B0, or its first stages with at most `depth` blocks each."""
     blocks = (
         (1, 16, 1, 1, 3),
         (6, 24, 2, 2, 3),
@@ -113,5 +118,5 @@ def efficientnet_b0(batch: int, size: int, width: float = 1.0, stages: int = 7) 
         (6, 192, 4, 2, 5),
         (6, 320, 1, 1, 3),
     )
-    model = MobileNet(blocks[:stages], nn.silu, True, width)
+    model = MobileNet(blocks[:stages], depth, nn.silu, True, width)
     return linen.case(model, images(batch, size, size, 3), labels(batch, classes=1000))

@@ -24,13 +24,13 @@ NETWORKS = {
         "mobile",
         "mobilenet_v2",
         {"batch": 16, "size": 96},
-        {"batch": 2, "size": 16, "width": 0.25, "stages": 2},
+        {"batch": 2, "size": 16, "width": 0.25, "stages": 2, "depth": 1},
     ),
     "efficientnet-b0": Network(
         "mobile",
         "efficientnet_b0",
         {"batch": 8, "size": 96},
-        {"batch": 2, "size": 16, "width": 0.25, "stages": 3},
+        {"batch": 2, "size": 16, "width": 0.25, "stages": 3, "depth": 1},
     ),
     "convnext-t": Network(
         "convnext",
@@ -102,6 +102,6 @@ NETWORKS = {
         "diffusion",
         "diffusion",
         {"batch": 8, "size": 32},
-        {"batch": 2, "size": 8, "width": 8, "levels": 2, "blocks": 1},
+        {"batch": 2, "size": 8, "width": 8, "levels": 2, "blocks": 0},
     ),
 }

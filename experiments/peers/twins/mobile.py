@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import nn
@@ -59,6 +60,7 @@ class InvertedResidual(nn.Module):
 def _mobile(
     # Each stage: expansion, channels, blocks, stride of the first, kernel.
     stages: Sequence[tuple[int, int, int, int, int]],
+    depth: int,  # at most so many blocks a stage
     act: Callable[[], nn.Module],
     squeeze: bool,
     batch: int,
@@ -70,7 +72,7 @@ def _mobile(
     layers = [*conv_norm(3, channels, 3, 2), act()]
     for expansion, features, blocks, stride, kernel in stages:
         features = int(features * width)
-        for i in range(blocks):
+        for i in range(min(blocks, depth)):
             layers.append(
                 InvertedResidual(
                     channels, features, 1 if i else stride, expansion, kernel, act, squeeze
@@ -83,8 +85,10 @@ def _mobile(
     return classifier(nn.Sequential(*layers), torch.randn(batch, 3, size, size), classes)
 
 
-def mobilenet_v2(batch: int, size: int, width: float = 1.0, stages: int = 7) -> Twin:
-    """MobileNetV2, or its first stages."""
+def mobilenet_v2(
+    batch: int, size: int, width: float = 1.0, stages: int = 7, depth: int = 4
+) -> Twin:
+    """MobileNetV2, or its first stages with at most `depth` blocks each."""
     blocks = (
         (1, 16, 1, 1, 3),
         (6, 24, 2, 2, 3),
@@ -94,11 +98,15 @@ def mobilenet_v2(batch: int, size: int, width: float = 1.0, stages: int = 7) -> 
         (6, 160, 3, 2, 3),
         (6, 320, 1, 1, 3),
     )
-    return _mobile(blocks[:stages], lambda: nn.ReLU6(inplace=True), False, batch, size, width)
+    return _mobile(
+        blocks[:stages], depth, lambda: nn.ReLU6(inplace=True), False, batch, size, width
+    )
 
 
-def efficientnet_b0(batch: int, size: int, width: float = 1.0, stages: int = 7) -> Twin:
-    """EfficientNet-B0, or its first stages."""
+def efficientnet_b0(
+    batch: int, size: int, width: float = 1.0, stages: int = 7, depth: int = 4
+) -> Twin:
+    """EfficientNet-B0, or its first stages with at most `depth` blocks each."""
     blocks = (
         (1, 16, 1, 1, 3),
         (6, 24, 2, 2, 3),
@@ -108,4 +116,5 @@ def efficientnet_b0(batch: int, size: int, width: float = 1.0, stages: int = 7) 
         (6, 192, 4, 2, 5),
         (6, 320, 1, 1, 3),
     )
-    return _mobile(blocks[:stages], lambda: nn.SiLU(inplace=True), True, batch, size, width)
+    act = partial(nn.SiLU, inplace=True)
+    return _mobile(blocks[:stages], depth, act, True, batch, size, width)
