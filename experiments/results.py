@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from command import BadInput
 
-from jaxbp.verify.files import refuse_unwritable, write_whole
+from jaxbp.verify.cli.files import refuse_unwritable, write_whole
 
 if TYPE_CHECKING:
     from training import Epoch

@@ -8,12 +8,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxbp.verify import (
-    compiler,
+from jaxbp.verify.checks import finite_differences as oracles
+from jaxbp.verify.checks import (
     gradient,
     kinks,
-    oracles,
-    power,
     precision,
     properties,
     second_order,
@@ -21,8 +19,10 @@ from jaxbp.verify import (
     transforms,
     value,
 )
-from jaxbp.verify.outcome import WRONG_ALREADY, Outcome
+from jaxbp.verify.checks.outcome import WRONG_ALREADY, Outcome
+from jaxbp.verify.compare import power
 from jaxbp.verify.report import Power, Precision, Report
+from jaxbp.verify.subject import compiler
 from jaxbp.verify.trial import Trial, trial_of
 
 TRANSFORMS = ("vmap", "scan", "remat", "shard-map")

@@ -13,13 +13,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxbp.verify import comparison, data, primal, rounding
-from jaxbp.verify.backward import Backward
-from jaxbp.verify.columns import by_columns
-from jaxbp.verify.evidence import Integers
-from jaxbp.verify.finite_differences import FiniteDifferences
-from jaxbp.verify.forward import Altered
-from jaxbp.verify.subject import (
+from jaxbp.verify.compare import rounding
+from jaxbp.verify.compare.finite_differences import FiniteDifferences
+from jaxbp.verify.compare.sample import Sample, compare
+from jaxbp.verify.diagnose.altered_backward import Backward
+from jaxbp.verify.diagnose.altered_forward import Altered
+from jaxbp.verify.diagnose.evidence import Integers
+from jaxbp.verify.diagnose.gated import Parts
+from jaxbp.verify.subject import inputs, programs
+from jaxbp.verify.subject.forward_mode import by_columns
+from jaxbp.verify.subject.subject import (
     Leaf,
     LeafFunction,
     Pullback,
@@ -29,8 +32,7 @@ from jaxbp.verify.subject import (
     vjp_of,
     x64_enabled,
 )
-from jaxbp.verify.terms import Parts
-from jaxbp.verify.widened import widened
+from jaxbp.verify.subject.widened import widened
 
 FULL_ROWS = 48
 """A Jacobian of at most so many rows is compared whole."""
@@ -56,8 +58,8 @@ class Trial:
         program = jax.make_jaxpr(self.rule_fn)(
             self.subject.cast(self.subject.x), self.subject.others
         )
-        self.has_rule = primal.has_rule(program)
-        self.plain_fn = primal.without_rules(self.rule_fn) if self.has_rule else self.rule_fn
+        self.has_rule = programs.has_rule(program)
+        self.plain_fn = programs.without_rules(self.rule_fn) if self.has_rule else self.rule_fn
         self.truth_fn = self.subject.function(reference) if reference is not None else self.plain_fn
         self.given = Pullback(self.subject, self.rule_fn)
         self._memo: dict[Any, Any] = {}
@@ -176,7 +178,7 @@ class Trial:
                 continue
             self.programs.append(program)
             self.pullbacks.append(pullback)
-            eps = primal.coarsest_eps(program, np.float64)
+            eps = programs.coarsest_eps(program, np.float64)
             if dtype is not None and eps > _eps(np.dtype(np.float64)):
                 self.notes.append(f"{who} {_NARROW}")
             return pullback, eps
@@ -191,7 +193,7 @@ class Trial:
             return False
         try:
             return all(
-                primal.same(self._program(pullback), program)
+                programs.same(self._program(pullback), program)
                 for pullback, program in zip(self.pullbacks, self.programs, strict=True)
             )
         except Exception:  # anybody's code runs here, and may have been broken since
@@ -202,7 +204,7 @@ class Trial:
         with pullback.mode():
             leaves = self.subject.cast(self.subject.x, pullback.dtype)
             outputs = jax.eval_shape(pullback.fn, leaves, self.subject.others)
-            return primal.trace(vjp_of(pullback.fn), leaves, self.subject.others, outputs)
+            return programs.trace(vjp_of(pullback.fn), leaves, self.subject.others, outputs)
 
     def parts(self) -> Parts | None:
         """The plain function's derivative taken apart; None where its program cannot be."""
@@ -271,9 +273,9 @@ class Trial:
 
     def cotangent(self, rng: np.random.Generator) -> Vector:
         """A dense random cotangent that the given dtypes can hold, complex where outputs are."""
-        c = data.cotangent(rng, self.output_size)
+        c = inputs.cotangent(rng, self.output_size)
         if any(out.dtype.kind == "c" for out in self.given.outputs()):
-            c = c + 1j * data.cotangent(rng, self.output_size)
+            c = c + 1j * inputs.cotangent(rng, self.output_size)
         return pack(self.given.cotangents(c))
 
     @property
@@ -300,7 +302,7 @@ class Trial:
         points = []
         for spreads in ((0.7, 0.3, 0.1, 0.01), (0.02, 0.003)):
             for spread in spreads:
-                x = self.rounded(data.another_point(self.subject, rng, spread))
+                x = self.rounded(inputs.another_point(self.subject, rng, spread))
                 c = self.cotangent(rng)
                 if np.all(np.isfinite(self.plain.value(x))) and np.all(
                     np.isfinite(self.truth(x, c))
@@ -309,17 +311,13 @@ class Trial:
                     break
         return points
 
-    def compare(
-        self, x: Vector, c: Vector, rng: np.random.Generator, label: str
-    ) -> comparison.Sample:
+    def compare(self, x: Vector, c: Vector, rng: np.random.Generator, label: str) -> Sample:
         """Rule against reference."""
-        return comparison.compare(
-            self.rule, self.truth, x, c, self.subject.leaves, self.eps, rng, label
-        )
+        return compare(self.rule, self.truth, x, c, self.subject.leaves, self.eps, rng, label)
 
     def excuse(
         self,
-        sample: comparison.Sample,
+        sample: Sample,
         part: Leaf,
         rng: np.random.Generator,
         asked: Asked | None = None,
@@ -356,7 +354,7 @@ class Trial:
     def rows(self, rng: np.random.Generator) -> list[int]:
         """Which rows of the Jacobian are compared on their own."""
         size = self.output_size
-        return data.sample_rows(size, FULL_ROWS if size <= FULL_ROWS else SAMPLED_ROWS, rng)
+        return inputs.sample_rows(size, FULL_ROWS if size <= FULL_ROWS else SAMPLED_ROWS, rng)
 
     def differences(self, x: Vector, rng: np.random.Generator) -> FiniteDifferences:
         """Finite differences of the plain function at `x`."""

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from jaxbp.verify.evidence import Evidence
-from jaxbp.verify.subject import Leaf
+from jaxbp.verify.diagnose.evidence import Evidence
+from jaxbp.verify.subject.subject import Leaf
 
 BELIEVED = 0.95
 

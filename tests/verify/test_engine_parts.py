@@ -7,10 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxbp.verify import check_vjp, compiler, data, naming, power
-from jaxbp.verify.comparison import Sample, compare
+from jaxbp.verify import check_vjp
+from jaxbp.verify.compare import power
+from jaxbp.verify.compare.sample import Sample, compare
+from jaxbp.verify.diagnose import naming
 from jaxbp.verify.report import Finding, Report
-from jaxbp.verify.subject import Leaf, Subject
+from jaxbp.verify.subject import compiler, inputs
+from jaxbp.verify.subject.subject import Leaf, Subject
 from tests.verify.rules import normal
 
 LEAF = Leaf("x", 0, (3,), np.dtype(float), 0, 3)
@@ -18,7 +21,7 @@ LEAF = Leaf("x", 0, (3,), np.dtype(float), 0, 3)
 
 def moved(value, spread=0.3, seed=0):
     subject = Subject(lambda x: x, (jnp.asarray(value),), {})
-    x = data.another_point(subject, np.random.default_rng(seed), spread)
+    x = inputs.another_point(subject, np.random.default_rng(seed), spread)
     return x.reshape(np.shape(value))
 
 
@@ -49,7 +52,7 @@ def test_new_data_keep_what_the_given_ones_promise():
 
 def zeroed(value, seed):
     subject = Subject(lambda x: x, (jnp.asarray(value),), {})
-    x = data.with_zeros(subject, np.random.default_rng(seed))
+    x = inputs.with_zeros(subject, np.random.default_rng(seed))
     return x.reshape(np.shape(value))
 
 
@@ -82,7 +85,7 @@ def test_real_data_keep_their_promises_beside_complex_ones():
     rows, other = np.array([0.5, 1, 3], "float32"), np.array([1j, 2, 3 - 1j], "complex64")
     subject = Subject(lambda x, z: x * z, (rows, other), {})
     for seed in range(9):
-        x = data.another_point(subject, np.random.default_rng(seed), 0.7)[:3]
+        x = inputs.another_point(subject, np.random.default_rng(seed), 0.7)[:3]
         assert (x.imag == 0).all()
         assert (np.diff(x.real) > 0).all()
 
@@ -90,7 +93,7 @@ def test_real_data_keep_their_promises_beside_complex_ones():
 def test_what_sums_to_one_is_not_made_larger():
     rows = np.random.default_rng(1).dirichlet(np.ones(4), 3).astype("float32")
     subject = Subject(lambda p, x: p + x, (rows, normal(3, 4)), {})
-    larger = data.enlarged(subject, 100.0)
+    larger = inputs.enlarged(subject, 100.0)
     np.testing.assert_array_equal(larger[:12], subject.x[:12])
     np.testing.assert_array_equal(larger[12:], 100.0 * subject.x[12:])
 
