@@ -1,29 +1,46 @@
-"""Finite differences of the plain function against what rule and reference agree on.
+"""Do finite differences of the plain function agree with what rule and reference agree on?
 
 Where the two agree with each other they may still both be wrong: a stopped gradient in the primal,
 a custom_jvp, a derivative of JAX's own.
 """
 
+from collections.abc import Mapping
+from typing import NamedTuple
+
 import numpy as np
 
-from jaxbp.verify.checks.outcome import Outcome, numbers
-from jaxbp.verify.compare.finite_differences import FiniteDifferences, Slope
+from jaxbp.verify.checks.outcome import Outcome, finding
+from jaxbp.verify.compare.finite_differences import Slope
 from jaxbp.verify.compare.sample import Sample
-from jaxbp.verify.diagnose import evidence
-from jaxbp.verify.diagnose.hypotheses import Diagnosis, diagnose
-from jaxbp.verify.report import Finding
+from jaxbp.verify.diagnose.diagnosis import Diagnosis
+from jaxbp.verify.diagnose.evidence import gather
+from jaxbp.verify.diagnose.hypotheses import diagnose
 from jaxbp.verify.subject import inputs
 from jaxbp.verify.subject.programs import stops_gradients, trace
-from jaxbp.verify.subject.subject import Leaf, Vector
+from jaxbp.verify.subject.vectors import Leaf, Vector
 from jaxbp.verify.trial import Trial
 
+NAME = "finite-differences"
+QUESTIONS = 2
+DIAGNOSED = 4
+"""So many questions does a diagnosis go by."""
+TRUSTED = 10
+"""Differences may be so many times their estimated error off."""
+SHARP = 1e-2
+"""Relative: a slope that is less sure is not compared with …"""
+OTHER_STEPS = 0.137
+"""… and one that is wrong must be so by as much with steps of other sizes, …"""
+CONFIRMED = 4
+"""… at one of so many entries."""
+ROUNDINGS = 16
+"""Of its narrow dtype's rounding units a rule may be off by so many …"""
+NEAR = 0.3
+"""… or by this share of the truth, after a long sum."""
 ALL_ENTRIES = 40
 """A leaf of at most so many entries is differenced whole."""
 SAMPLED_ENTRIES = 12
 NEGLIGIBLE = 1e-5
 """Relative to the leaf's largest slope: differences can be misled at this level."""
-
-NAME = "finite-differences"
 
 
 def check(trial: Trial, points: list[Vector], rng: np.random.Generator) -> Outcome:
@@ -34,39 +51,69 @@ def check(trial: Trial, points: list[Vector], rng: np.random.Generator) -> Outco
         return outcome
     x = points[1] if len(points) > 1 else points[0]
     differences = trial.differences(x, rng)
-    cotangents = [trial.cotangent(rng) for _ in range(2)]
-    answers = [trial.rule(x, c) for c in cotangents]
-    decided = undecided = 0
-    worst = 0.0
+    cotangents = [trial.cotangent(rng) for _ in range(QUESTIONS)]
+    answers = [_Answer(x, c, trial.rule(x, c)) for c in cotangents]
+    seen = _Seen()
     for leaf in trial.subject.leaves:
         whole = leaf.size <= ALL_ENTRIES
         entries = inputs.sample_rows(leaf.size, ALL_ENTRIES if whole else SAMPLED_ENTRIES, rng)
         slopes = {leaf.start + i: differences.entry(leaf.start + i) for i in entries}
-        for c, answer in zip(cotangents, answers, strict=True):
-            sample = _sample(x, c, answer, slopes, leaf)
-            known = np.isfinite(sample.tolerance[leaf.part]) & (sample.tolerance[leaf.part] > 0)
-            size = float(np.abs(sample.expected[leaf.part]).max(initial=0.0))
-            sharp = known & (sample.tolerance[leaf.part] < 1e-2 * max(size, 1e-300))
-            decided, undecided = decided + int(sharp.sum()), undecided + int((known & ~sharp).sum())
-            wrong = sample.wrong(leaf) & known
+        for answer in answers:
+            sample = _sample(answer, slopes, leaf)
+            wrong = seen.wrong(sample, leaf)
             if not wrong.any():
-                worst = max(worst, _relative(sample, leaf, sharp))
                 continue
-            if not _confirmed(trial, sample, leaf, np.flatnonzero(wrong), rng):
-                undecided += 1
-                continue
-            if x is not points[0] and not _also_at(trial, points[0], c, leaf, entries, rng):
-                undecided += 1
-                continue
-            _blame(trial, leaf, sample, slopes if whole else None, rng, outcome)
-            break
-    if outcome.findings or any(c.name == NAME for c in outcome.checks):
+            sure = _confirmed(trial, sample, leaf, np.flatnonzero(wrong), rng)
+            if sure and x is not points[0]:
+                sure = _also_at(trial, points[0], answer.c, leaf, entries, rng)
+            if sure:
+                _blame(trial, leaf, sample, slopes if whole else None, rng, outcome)
+                break
+    if outcome.findings or outcome.decided(NAME):
         return outcome
-    if not decided:
+    if not seen.decided:
         outcome.row(NAME, None, "no step gave a slope that is sharp enough to compare with")
     else:
-        outcome.row(NAME, True, f"{decided} slopes agree, to {worst:.1g} of the largest")
+        detail = f"{seen.decided} slopes agree, to {seen.worst:.1g} of the largest"
+        outcome.row(NAME, True, detail)
     return outcome
+
+
+class _Answer(NamedTuple):
+    """What the rule answers to one question."""
+
+    x: Vector
+    c: Vector
+    cotangents: Vector
+
+
+class _Seen:
+    """How many slopes were sharp enough to compare with, and how far apart they were at most."""
+
+    def __init__(self) -> None:
+        self.decided, self.worst = 0, 0.0
+
+    def wrong(self, sample: Sample, leaf: Leaf) -> np.ndarray:
+        """Count, and give the entries of a leaf that are wrong."""
+        known = _known(sample, leaf)
+        size = _size(sample, leaf)
+        sharp = known & (sample.tolerance[leaf.part] < SHARP * max(size, 1e-300))
+        self.decided += int(sharp.sum())
+        wrong = sample.wrong(leaf) & known
+        if not wrong.any():
+            gap = np.abs(sample.got - sample.expected)[leaf.part][sharp]
+            self.worst = max(self.worst, float(gap.max(initial=0.0)) / size if size else 0.0)
+        return wrong
+
+
+def _known(sample: Sample, leaf: Leaf) -> np.ndarray:
+    """Which entries of a leaf were differenced, with a slope that says something."""
+    tolerance = sample.tolerance[leaf.part]
+    return np.isfinite(tolerance) & (tolerance > 0)
+
+
+def _size(sample: Sample, leaf: Leaf) -> float:
+    return float(np.abs(sample.expected[leaf.part]).max(initial=0.0))
 
 
 def _also_at(
@@ -78,13 +125,14 @@ def _also_at(
     """
     differences = trial.differences(x, rng)
     slopes = {leaf.start + i: differences.entry(leaf.start + i) for i in entries}
-    sample = _sample(x, c, trial.rule(x, c), slopes, leaf)
-    known = np.isfinite(sample.tolerance[leaf.part]) & (sample.tolerance[leaf.part] > 0)
+    sample = _sample(_Answer(x, c, trial.rule(x, c)), slopes, leaf)
+    known = _known(sample, leaf)
     return bool((sample.wrong(leaf) & known).any() or not known.any())
 
 
-def _sample(x: Vector, c: Vector, answer: Vector, slopes: dict[int, Slope], leaf: Leaf) -> Sample:
+def _sample(asked: _Answer, slopes: Mapping[int, Slope], leaf: Leaf) -> Sample:
     """Rule against differences; entries that were not differenced agree by construction."""
+    x, c, answer = asked
     expected, tolerance = answer.copy(), np.full(answer.shape, np.inf)
     for index, slope in slopes.items():
         with np.errstate(all="ignore"):
@@ -94,34 +142,26 @@ def _sample(x: Vector, c: Vector, answer: Vector, slopes: dict[int, Slope], leaf
             value = np.sum(np.where(used, c * slope.value, 0.0)).real  # as the argument is
             error = np.sum(np.where(used, np.abs(c) * slope.error, 0.0))
         if np.isfinite(value) and np.isfinite(error):
-            expected[index], tolerance[index] = value, 10 * error
-    size = float(np.abs(expected[leaf.part]).max(initial=0.0))
-    tolerance[leaf.part] += NEGLIGIBLE * size
-    return Sample(x, c, answer, expected, tolerance, "finite differences")
-
-
-def _relative(sample: Sample, leaf: Leaf, sharp: np.ndarray) -> float:
-    size = float(np.abs(sample.expected[leaf.part]).max(initial=0.0))
-    gap = np.abs(sample.got - sample.expected)[leaf.part][sharp]
-    return float(gap.max(initial=0.0)) / size if size else 0.0
+            expected[index], tolerance[index] = value, TRUSTED * error
+    sample = Sample(x, c, answer, expected, tolerance, NAME)
+    tolerance[leaf.part] += NEGLIGIBLE * _size(sample, leaf)
+    return sample
 
 
 def _confirmed(
     trial: Trial, sample: Sample, leaf: Leaf, places: np.ndarray, rng: np.random.Generator
 ) -> bool:
     """Whether differences with other steps say the same of the worst entries."""
-    again = FiniteDifferences(
-        trial.plain.value, sample.x, trial.subject.leaves, trial.eps_plain, rng
-    )
-    again.scale = again.scale * 0.137
+    again = trial.differences(sample.x, rng)
+    again.scale = again.scale * OTHER_STEPS
     excess = sample.excess()[leaf.part][places]
-    for place in places[np.argsort(-excess)][:4]:
+    for place in places[np.argsort(-excess)][:CONFIRMED]:
         index = leaf.start + int(place)
         slopes = {index: again.entry(index)}
-        other = _sample(sample.x, sample.c, sample.got, slopes, leaf)
+        other = _sample(_Answer(sample.x, sample.c, sample.got), slopes, leaf)
         gap = abs(other.expected[index] - sample.expected[index])
         off = abs(sample.got[index] - sample.expected[index])
-        if other.wrong(leaf).any() and gap < 0.01 * off:
+        if other.wrong(leaf).any() and gap < SHARP * off:
             return True
     return False
 
@@ -130,20 +170,20 @@ def _blame(
     trial: Trial,
     leaf: Leaf,
     sample: Sample,
-    slopes: dict[int, Slope] | None,
+    slopes: Mapping[int, Slope] | None,
     rng: np.random.Generator,
     outcome: Outcome,
 ) -> None:
+    compared = trial.has_rule or trial.explicit
     given = trial.subject.cast(trial.subject.x), trial.subject.others
     for fn, whose in ((trial.plain_fn, "the function itself"), (trial.truth_fn, "the reference")):
-        if (trial.has_rule or trial.explicit) and stops_gradients(trace(fn, *given)):
+        if compared and stops_gradients(trace(fn, *given)):
             why = f"differ for `{leaf.name}`, in which {whose} stops a gradient on purpose"
             outcome.row(NAME, None, why)
             return
     found = _rounded(trial, leaf, sample) or _diagnosed(trial, leaf, sample, slopes, rng)
     if found.explained < 0.999:
         found = _rounded_often(trial, leaf, sample) or found
-    compared = trial.has_rule or trial.explicit
     with_reference = (
         found.word != "precision"
         and not trial.compare(sample.x, sample.c, rng, "").wrong(leaf).any()
@@ -155,43 +195,44 @@ def _blame(
     else:
         whose = "the rule does not agree with finite differences"
     outcome.found(
-        Finding(
+        finding(
             NAME,
-            leaf.name,
             found.word,
             f"{whose}: {found.sentence}",
-            "undecided" if compared and with_reference else "rule",
+            argument=leaf.name,
+            side="undecided" if compared and with_reference else "rule",
+            at=sample.worst(leaf),
             explained=found.explained,
-            **numbers(sample, leaf),  # type: ignore[arg-type]
         )
     )
 
 
 def _rounded(trial: Trial, leaf: Leaf, sample: Sample) -> Diagnosis | None:
     """Whether the rule computes in a narrower dtype than the function, and is off by as much."""
-    size = float(np.abs(sample.expected[leaf.part]).max(initial=0.0))
+    mine, theirs = trial.rule.eps, trial.plain.eps
     off = float(np.abs(sample.got - sample.expected)[leaf.part].max(initial=0.0))
-    if trial.eps_rule <= trial.eps_plain or off > 16 * trial.eps_rule * size:
+    if mine <= theirs or off > ROUNDINGS * mine * _size(sample, leaf):
         return None
     return Diagnosis(
         "precision",
-        f"the rule computes in a dtype with rounding unit {trial.eps_rule:.1g} and is off by as "
-        f"much, the function in one with {trial.eps_plain:.1g}",
+        f"the rule computes in a dtype with rounding unit {mine:.1g} and is off by as "
+        f"much, the function in one with {theirs:.1g}",
         1.0,
     )
 
 
 def _rounded_often(trial: Trial, leaf: Leaf, sample: Sample) -> Diagnosis | None:
     """Whether the rule is narrow inside and near the truth: then it is a long sum's rounding."""
+    mine, theirs = trial.rule.eps, trial.plain.eps
     known = np.isfinite(sample.tolerance[leaf.part])
     truth = sample.expected[leaf.part][known]
     off = sample.got[leaf.part][known] - truth
-    if trial.eps_rule <= trial.eps_plain or not np.linalg.norm(off) <= 0.3 * np.linalg.norm(truth):
+    if mine <= theirs or not np.linalg.norm(off) <= NEAR * np.linalg.norm(truth):
         return None
     return Diagnosis(
         "precision",
-        f"the rule computes in a dtype with rounding unit {trial.eps_rule:.1g}, the function in "
-        f"one with {trial.eps_plain:.1g}; it is near the truth, as after a long sum in that dtype",
+        f"the rule computes in a dtype with rounding unit {mine:.1g}, the function in "
+        f"one with {theirs:.1g}; it is near the truth, as after a long sum in that dtype",
         0.0,
     )
 
@@ -200,7 +241,7 @@ def _diagnosed(
     trial: Trial,
     leaf: Leaf,
     sample: Sample,
-    slopes: dict[int, Slope] | None,
+    slopes: Mapping[int, Slope] | None,
     rng: np.random.Generator,
 ) -> Diagnosis:
     """The diagnosis, with the differenced Jacobian for truth if the leaf was differenced whole."""
@@ -216,15 +257,11 @@ def _diagnosed(
         answer[leaf.part] = (jacobian @ c).real if np.array_equal(x, sample.x) else np.nan
         return answer
 
-    questions = []
-    for _ in range(4):
-        c = trial.cotangent(rng)
-        got, expected = trial.rule(sample.x, c), truth(sample.x, c)
-        questions.append(
-            (sample.x, c, got, expected, np.full(got.shape, sample.tolerance[leaf.part].max()))
-        )
-    outputs = [tuple(out.shape) for out in trial.given.outputs()]
-    gathered = evidence.gather(leaf, trial.subject.leaves, outputs, questions, trial.rule, truth)
-    if gathered is None:
-        return Diagnosis("unknown", "no finite answer to diagnose", 0.0)
-    return diagnose(gathered)
+    samples = []
+    for _ in range(DIAGNOSED):
+        x, c = sample.x, trial.cotangent(rng)
+        got, expected = trial.rule(x, c), truth(x, c)
+        tolerance = np.full(got.shape, sample.tolerance[leaf.part].max())
+        samples.append(Sample(x, c, got, expected, tolerance, NAME))
+    leaves, outputs = trial.subject.leaves, trial.output_leaves
+    return diagnose(gather(leaf, leaves, outputs, samples, trial.rule, truth))

@@ -1,42 +1,68 @@
-"""The rule against the reference, entry by entry, and finite differences to say which is wrong."""
+"""Does the rule's cotangent equal the reference's, entry by entry?"""
 
 import dataclasses
-from typing import Any
+from collections.abc import Collection
 
 import numpy as np
 
-from jaxbp.verify.checks.outcome import Outcome, numbers
-from jaxbp.verify.compare import rounding
-from jaxbp.verify.compare.finite_differences import FiniteDifferences
+from jaxbp.verify.checks.outcome import Outcome, finding
+from jaxbp.verify.compare import power, rounding
+from jaxbp.verify.compare.rounding import Excuse
 from jaxbp.verify.compare.sample import Sample, Vjp
-from jaxbp.verify.diagnose import consequence, evidence, hypotheses
-from jaxbp.verify.report import Finding, Side
+from jaxbp.verify.diagnose import consequence
+from jaxbp.verify.diagnose.diagnosis import Diagnosis
+from jaxbp.verify.diagnose.evidence import gather
+from jaxbp.verify.diagnose.hypotheses import diagnose
+from jaxbp.verify.diagnose.taken_apart import Apart, integers, taken_apart
+from jaxbp.verify.diagnose.verdict import Fault, Verdict, verdict_of
+from jaxbp.verify.report import Finding
 from jaxbp.verify.subject import inputs
-from jaxbp.verify.subject.subject import Leaf, Vector
+from jaxbp.verify.subject.vectors import Leaf, Vector
 from jaxbp.verify.trial import Trial
 
-ARBITRATED = 48
-"""How many wrong entries of a leaf are put before finite differences."""
+NAME = "gradient"
 DENSE = 3
-DOUBTFUL = 6
-"""How many of the questions in which a leaf is wrong are looked into."""
+"""Dense cotangents at each point."""
+IN_ROWS = 2
+"""At so many points rows of the Jacobian are compared on their own."""
+DIAGNOSED = 6
+"""So many questions in which a leaf is wrong does a diagnosis go by."""
+CANCELLED = 16
+"""Rounding units of the other rows' size that may be left in a row that is zero."""
 
 
-def samples(trial: Trial, points: list[Vector], rng: np.random.Generator) -> list[Sample]:
+def check(
+    trial: Trial,
+    points: list[Vector],
+    rng: np.random.Generator,
+    twisted: Collection[str | None] = (),
+) -> Outcome:
+    """Findings for every leaf in which rule and reference are too far apart.
+
+    What is not even linear, or not even a function, has no gradient to diagnose: `twisted`.
+    """
+    taken = _samples(trial, points, rng)
+    outcome = _judged(trial, taken, points, rng)
+    outcome.findings = [f for f in outcome.findings if f.argument not in twisted]
+    outcome.powers = power.measure(taken, trial.subject.leaves, outcome.blamed, rng)
+    return outcome
+
+
+def _samples(trial: Trial, points: list[Vector], rng: np.random.Generator) -> list[Sample]:
     """Rule and reference at every point: dense cotangents, one output leaf alone, rows."""
     taken = []
-    m = trial.output_size
     for number, x in enumerate(points):
-        where = "the given arguments" if number == 0 else "other arguments like the given ones"
+        away = number > 0
+        where = "other arguments like the given ones" if away else "the given arguments"
         for _ in range(DENSE):
-            taken.append(trial.compare(x, trial.cotangent(rng), rng, where))
+            taken.append(trial.compare(x, trial.cotangent(rng), rng, where, away))
         if len(trial.given.outputs()) > 1:
             for c in _leaf_by_leaf(trial, rng):
-                taken.append(trial.compare(x, c, rng, f"{where}, one output alone"))
-        if number < 2:
+                taken.append(trial.compare(x, c, rng, f"{where}, one output alone", away))
+        if number < IN_ROWS:
             for row in trial.rows(rng):
-                c = inputs.one_hot(m, row)
-                alone = trial.compare(x, c, rng, f"{where}, output entry {row} alone")
+                c, what = inputs.one_hot(trial.output_size, row), f"output entry {row} alone"
+                alone = trial.compare(x, c, rng, f"{where}, {what}", away)
                 taken.append(_beside_the_others(trial, alone, taken))
     return taken
 
@@ -51,7 +77,7 @@ def _beside_the_others(trial: Trial, alone: Sample, taken: list[Sample]) -> Samp
         if leaf.size and not alone.expected[leaf.part].any():
             rows = [s.expected[leaf.part] for s in taken if np.array_equal(s.x, alone.x)]
             largest = max(float(np.nan_to_num(np.abs(row), posinf=0.0).max()) for row in rows)
-            tolerance[leaf.part] += 16 * trial.eps * largest
+            tolerance[leaf.part] += CANCELLED * trial.eps * largest
     return dataclasses.replace(alone, tolerance=tolerance)
 
 
@@ -64,277 +90,97 @@ def _leaf_by_leaf(trial: Trial, rng: np.random.Generator) -> list[Vector]:
     return [c for c in parts if c.any()]
 
 
-def judge(
+def _judged(
     trial: Trial, taken: list[Sample], points: list[Vector], rng: np.random.Generator
 ) -> Outcome:
-    """Findings for every leaf in which rule and reference are too far apart."""
     outcome = Outcome()
-    arbiter = Arbiter(trial, rng)
-    unsure: dict[rounding.Excuse, list[str]] = {}
+    arbiter = trial.arbiter(rng)
+    unsure: dict[Excuse, list[str]] = {}
     for leaf in trial.subject.leaves:
-        verdict = _verdict(trial, arbiter, leaf, taken)
+        verdict = verdict_of(trial, arbiter, leaf, taken, rng)
         outcome.notes += verdict.notes
-        if verdict.sample is None:
-            if leaf.size and not any(np.isfinite(s.expected[leaf.part]).any() for s in taken):
-                outcome.findings.append(_nothing_to_compare(leaf))
-            if verdict.excuse is not None:
-                unsure.setdefault(verdict.excuse, []).append(f"`{leaf.name}`")
+        if verdict.sample is not None:
+            outcome.findings.append(_finding(trial, leaf, verdict.sample, verdict, taken))
             continue
-        outcome.findings.append(_finding(trial, leaf, verdict, taken, points, rng))
+        if leaf.size and not any(np.isfinite(s.expected[leaf.part]).any() for s in taken):
+            outcome.findings.append(_nothing_to_compare(leaf))
+        if verdict.excuse is not None:
+            unsure.setdefault(verdict.excuse, []).append(f"`{leaf.name}`")
     outcome.findings = consequence.explained(trial, outcome.findings, points[-1])
     counted = f"{len(taken)} questions at {len(points)} points"
-    ok = not outcome.findings
     blamed = ", ".join(f.argument or "" for f in outcome.findings)
-    outcome.row("gradient", ok, counted if ok else f"wrong for {blamed}; {counted}")
-    if "constants" in unsure:
-        outcome.notes.append(rounding.narrow_constants(", ".join(unsure["constants"])))
-    if "unfelt" in unsure:
-        outcome.notes.append(rounding.nothing_felt(", ".join(unsure["unfelt"])))
+    detail = f"wrong for {blamed}; {counted}" if outcome.findings else counted
+    outcome.row(NAME, not outcome.findings, detail, outcome.findings)
+    if Excuse.CONSTANTS in unsure:
+        outcome.note(rounding.narrow_constants(", ".join(unsure[Excuse.CONSTANTS])))
+    if Excuse.UNFELT in unsure:
+        outcome.note(rounding.nothing_felt(", ".join(unsure[Excuse.UNFELT])))
     return outcome
 
 
-@dataclasses.dataclass
-class Verdict:
-    """What became of one leaf."""
-
-    sample: Sample | None
-    side: Side = "rule"
-    notes: list[str] = dataclasses.field(default_factory=list)
-    check: str = "gradient"
-    word: str | None = None
-    excuse: rounding.Excuse | None = None
-    """How rounding explains what little there is, if it does."""
-
-
-class Arbiter:
-    """Finite differences at the points where rule and reference disagree."""
-
-    def __init__(self, trial: Trial, rng: np.random.Generator) -> None:
-        self.trial, self.rng = trial, rng
-        self._at: dict[bytes, FiniteDifferences] = {}
-
-    def differences(self, x: Vector) -> FiniteDifferences:
-        key = x.tobytes()
-        if key not in self._at:
-            self._at[key] = self.trial.differences(x, self.rng)
-        return self._at[key]
-
-    def entry(self, sample: Sample, index: int) -> "Ruling":
-        """Who is right at one entry."""
-        slope = self.differences(sample.x).entry(index)
-        c, got, expected = sample.c, sample.got[index], sample.expected[index]
-        with np.errstate(invalid="ignore", over="ignore"):
-            used = c != 0
-            weight = np.where(used, c, 0.0)
-            # Of a complex output the argument, being real, gets the real part.
-            value = float(np.sum(np.where(used, weight * slope.value, 0.0)).real)
-            error = 4 * float(np.sum(np.where(used, np.abs(weight) * slope.error, 0.0)))
-            kinked = slope.kink & used
-            if kinked.any():
-                ends = np.array([weight * slope.left, weight * slope.right])
-                ends = np.where(used, np.where(kinked, ends, weight * slope.value), 0.0).real
-                low, high = ends.min(axis=0).sum(), ends.max(axis=0).sum()
-                margin = 1e-3 * (high - low) + 1e-6 * max(abs(low), abs(high))
-                inside = bool(low - margin <= got <= high + margin)
-                return Ruling("kink" if inside else "reference", value, error, True)
-        if not np.isfinite(value) or not np.isfinite(error):
-            return Ruling("both", value, error)
-        mine = abs(got - value) <= error + sample.tolerance[index]
-        theirs = abs(expected - value) <= error + sample.tolerance[index]
-        who = ("both" if theirs else "rule") if mine else ("reference" if theirs else "neither")
-        return Ruling(who, value, error)
-
-
-@dataclasses.dataclass(frozen=True)
-class Ruling:
-    """What finite differences say of one entry."""
-
-    who: str
-    """`kink` (the rule lies between the one-sided slopes), or who else agrees: `rule`,
-    `reference`, `neither`, `both` (or they cannot tell)."""
-    value: float
-    error: float
-    kink: bool = False
-
-
-def _verdict(trial: Trial, arbiter: Arbiter, leaf: Leaf, taken: list[Sample]) -> Verdict:
-    """Go through the samples in which the leaf is wrong until one is certain."""
-    verdict = Verdict(None)
-    wrong_samples = [s for s in taken if s.wrong(leaf).any()]
-    if not wrong_samples:
-        return verdict
-    wrong_samples.sort(key=lambda s: -_certainty(s, leaf))
-    if not trial.subject.is_real:
-        return Verdict(wrong_samples[0])
-    doubtful = 0
-    for sample in wrong_samples:
-        if doubtful == DOUBTFUL:
-            break
-        how = trial.excuse(sample, leaf, arbiter.rng)
-        doubtful += how != "unfelt"  # which says nothing of the other questions
-        if how is not None:
-            verdict.excuse = how
-            continue
-        excess = sample.excess()[leaf.part]
-        order = np.argsort(-excess, kind="stable")
-        order = order[excess[order] > 1.0]
-        for place in order[:ARBITRATED]:
-            index = leaf.start + int(place)
-            if not np.isfinite(sample.expected[index]):
-                ruling = arbiter.entry(sample, index)
-                who = ruling.who
-                known = np.isfinite(ruling.value) and np.isfinite(ruling.error)
-                if known and np.isfinite(sample.got[index]):
-                    if who in ("rule", "kink"):
-                        _note(
-                            verdict,
-                            f"autodiff of the reference is {sample.expected[index]} for "
-                            f"`{leaf.name}`; the rule agrees with finite differences",
-                        )
-                        continue
-                    if who in ("neither", "reference"):
-                        return Verdict(sample, "rule", verdict.notes)
-                _note(
-                    verdict,
-                    f"autodiff of the reference is {sample.expected[index]} somewhere in "
-                    f"`{leaf.name}`, and finite differences cannot decide there",
-                )
-                continue
-            if not np.isfinite(sample.got[index]):
-                return Verdict(sample, "rule", verdict.notes, "nan", "nan")
-            ruling = arbiter.entry(sample, index)
-            who = ruling.who
-            if ruling.kink and who != "kink":
-                return Verdict(sample, "rule", verdict.notes, "kinks", "ties")
-            if who == "kink":
-                continue
-            if who == "rule":
-                if trial.explicit:
-                    return Verdict(sample, "reference", verdict.notes)
-                _note(
-                    verdict,
-                    f"autodiff of the reference is wrong for `{leaf.name}`: the rule "
-                    "agrees with finite differences, and autodiff does not",
-                )
-                continue
-            return Verdict(sample, "rule", verdict.notes)
-    return verdict
-
-
 def _nothing_to_compare(leaf: Leaf) -> Finding:
-    return Finding(
-        "gradient",
-        leaf.name,
-        "nan",
+    message = (
         "the true cotangent is finite at no point asked, so nothing was compared: are there NaNs "
-        "or infinities among the arguments?",
-        "undecided",
+        "or infinities among the arguments?"
     )
-
-
-def overrules_the_reference(trial: Trial, taken: list[Sample], rng: np.random.Generator) -> bool:
-    """Whether finite differences side with the rule where the reference's own gradient is another.
-
-    It is no judge of the rule's derivative then.
-    """
-    arbiter = Arbiter(trial, rng)
-    for leaf in trial.subject.leaves:
-        if any(sample.wrong(leaf).any() for sample in taken):
-            verdict = _verdict(trial, arbiter, leaf, taken)
-            sides = verdict.sample is None and verdict.excuse is None
-            if sides or verdict.side == "reference":
-                return True
-    return False
-
-
-def _certainty(sample: Sample, leaf: Leaf) -> float:
-    """Dense cotangents away from ties first: there nothing can excuse an error."""
-    excess = sample.excess()[leaf.part]
-    finite = excess[np.isfinite(excess)]
-    return float(np.log10(max(finite.max(initial=0.0), 1e-300))) + 3.0 * sample.label.startswith(
-        "other"
-    )
-
-
-def _note(verdict: Verdict, text: str) -> None:
-    if text not in verdict.notes:
-        verdict.notes.append(text)
+    return finding(NAME, "nan", message, argument=leaf.name, side="undecided")
 
 
 def _finding(
-    trial: Trial,
-    leaf: Leaf,
-    verdict: Verdict,
-    taken: list[Sample],
-    points: list[Vector],
-    rng: np.random.Generator,
+    trial: Trial, leaf: Leaf, sample: Sample, verdict: Verdict, taken: list[Sample]
 ) -> Finding:
-    sample = verdict.sample
-    assert sample is not None
-    place = numbers(sample, leaf)
-    if verdict.word is not None:
-        message = (
-            "the cotangent is not finite where value and reference are"
-            if verdict.word == "nan"
-            else "at a tie or corner the slope is not between the one-sided slopes"
-        )
-        return Finding(verdict.check, leaf.name, verdict.word, message, "rule", **place)  # type: ignore[arg-type]
+    place = sample.worst(leaf)
+    if verdict.fault is Fault.NOT_FINITE:
+        message = "the cotangent is not finite where value and reference are"
+        return finding("nan", "nan", message, argument=leaf.name, at=place)
+    if verdict.fault is Fault.OUTSIDE_A_KINK:
+        message = "at a tie or corner the slope is not between the one-sided slopes"
+        return finding("kinks", "ties", message, argument=leaf.name, at=place)
     if verdict.side == "reference":
         message = (
             "the rule agrees with finite differences of the function, the reference's own "
             "gradient does not"
         )
-        return Finding("gradient", leaf.name, "unknown", message, "reference", **place)  # type: ignore[arg-type]
-    found = explain(trial, leaf, taken, points, rng)
-    message = f"{found.sentence} ({sample.label})"
-    return Finding(
-        "gradient",
-        leaf.name,
+        return finding(NAME, "unknown", message, argument=leaf.name, side="reference", at=place)
+    found = _explain(trial, leaf, taken)
+    return finding(
+        NAME,
         found.word,
-        message,
-        verdict.side,
+        f"{found.sentence} ({sample.label})",
+        argument=leaf.name,
+        side=verdict.side,
+        at=place,
         explained=found.explained,
-        **place,  # type: ignore[arg-type]
     )
 
 
-def explain(
-    trial: Trial, leaf: Leaf, taken: list[Sample], points: list[Vector], rng: np.random.Generator
-) -> hypotheses.Diagnosis:
+def _explain(trial: Trial, leaf: Leaf, taken: list[Sample]) -> Diagnosis:
     """Diagnose one leaf, from dense cotangents at the points that have the least symmetry."""
     rule: Vjp = trial.rule
     truth: Vjp = trial.truth
-    apart: dict[str, Any] = {
-        "parts": trial.parts,
-        "altered": trial.altered,
-        "backward": trial.backward,
-    }
+    apart: Apart | None = taken_apart(trial)
     lost = np.any([~np.isfinite(s.expected) for s in taken], axis=0)
-    known = [_without(s, lost) for s in taken]
-    if lost[leaf.part].any() and any(s.wrong(leaf).any() for s in known):
-        taken, apart = known, {}  # which would not be a number there either
-        rule, truth = (_zero_where(lost, fn) for fn in (trial.rule, trial.truth))
+    known = [_without(sample, lost) for sample in taken]
+    if lost[leaf.part].any() and any(sample.wrong(leaf).any() for sample in known):
+        taken, apart = known, None  # which would not be a number there either
+        rule, truth = (_zero_where(lost, vjp) for vjp in (trial.rule, trial.truth))
     dense = [s for s in taken if np.count_nonzero(s.c) == s.c.size]
-    away = [s for s in dense if s.label.startswith("other")]
+    away = [s for s in dense if s.away]
     for chosen in (away, dense, taken):
-        questions = [
-            (s.x, s.c, s.got, s.expected, s.tolerance) for s in chosen if s.wrong(leaf).any()
-        ]
-        outputs = [tuple(out.shape) for out in trial.given.outputs()]
-        gathered = evidence.gather(
+        evidence = gather(
             leaf,
             trial.subject.leaves,
-            outputs,
-            questions[:6],
+            trial.output_leaves,
+            [sample for sample in chosen if sample.wrong(leaf).any()][:DIAGNOSED],
             rule,
             truth,
+            apart=apart,
             given=trial.subject.x,
-            integers=trial.integers(),
-            **apart,
+            integers=integers(trial),
         )
-        if gathered is not None:
-            return hypotheses.diagnose(gathered)
-    return hypotheses.Diagnosis("unknown", "no finite answer to diagnose", 0.0)
+        if evidence is not None:
+            return diagnose(evidence)
+    return diagnose(None)
 
 
 def _without(sample: Sample, lost: np.ndarray) -> Sample:

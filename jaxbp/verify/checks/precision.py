@@ -1,20 +1,27 @@
-"""Rounding: the rule's error in every dtype, beside autodiff's own, against the float64 truth.
+"""How many digits does the rule lose in every dtype, beside autodiff, against the float64 truth?
 
 The truth is the rule's own formula in float64 at the rounded inputs, so that another convention at
 a kink is no rounding error; autodiff is held to its own formula in the same way.
 """
 
+from functools import partial
+from typing import NamedTuple
+
 import jax.numpy as jnp
 import numpy as np
 
-from jaxbp.verify.checks.outcome import Outcome
+from jaxbp.verify.checks.outcome import Errors, Outcome, finding
 from jaxbp.verify.compare.sample import spread
-from jaxbp.verify.report import Finding, Precision
+from jaxbp.verify.report import Precision
+from jaxbp.verify.report.rows import PRECISIONS, precision_row
 from jaxbp.verify.subject import inputs
-from jaxbp.verify.subject.subject import Leaf, Pullback, Vector, pack
+from jaxbp.verify.subject.pullback import Pullback
+from jaxbp.verify.subject.raised import named
+from jaxbp.verify.subject.vectors import Leaf, Vector, eps_of, pack
 from jaxbp.verify.trial import Trial
 
-DTYPES = ("float32", "bfloat16", "float16")
+NAME = "precision"
+*DTYPES, MIXED = PRECISIONS
 FLOORS = {"float32": 4.0, "bfloat16": 1.0, "float16": 1.0}
 """Fewer units in the last place than this are nobody's fault. Half precision has none to lose: its
 sums are to run in float32."""
@@ -22,29 +29,34 @@ WORST_RATIO = 8.0
 """A right rule may round another way than autodiff, but not lose so many times as much …"""
 WORST_RATIO_IN_HALF = 2.5
 """… nor so many times in half precision, where that is what it was given."""
+OF_CONDITION = 1 / 3
+"""… if by this share of it the inputs' own rounding is not to blame."""
 WRONG_IN_ONE_DTYPE = 0.05
 """More of its size than this is hardly rounding."""
 QUESTIONS = 3
+"""Of either sign; and as many of one sign, whose sums grow."""
+MOVED = 3
+"""So many times the inputs' last bits are changed."""
+CANCELS = 0.1
+"""What moves then by more than this share of its size may be zero but for rounding."""
 
 
-def check(
-    trial: Trial, points: list[Vector], rng: np.random.Generator
-) -> tuple[Outcome, list[Precision]]:
+def check(trial: Trial, points: list[Vector], rng: np.random.Generator) -> Outcome:
     """One row for each dtype, and the figures."""
     outcome = Outcome()
-    figures: list[Precision] = []
     if not trial.subject.is_real:
-        outcome.row("precision", None, "complex arguments")
-        return outcome, figures
-    if not trial.wide or not trial.truth.wide:
-        outcome.row(
-            "precision", None, "rule or reference does not run in float64: no truth to measure by"
-        )
-        return outcome, figures
-    mixed = len({str(leaf.dtype) for leaf in trial.subject.leaves}) > 1
-    for dtype in (*DTYPES, *([None] if mixed else [])):
-        figures += _in_dtype(trial, dtype, [points[-1], points[0]], rng, outcome)
-    return outcome, figures
+        outcome.row(NAME, None, "complex arguments")
+        return outcome
+    if not trial.rule.wide or not trial.truth.wide:
+        why = "rule or reference does not run in float64: no truth to measure by"
+        outcome.row(NAME, None, why)
+        return outcome
+    dtypes: list[str | None] = [*DTYPES]
+    if len({str(leaf.dtype) for leaf in trial.subject.leaves}) > 1:
+        dtypes.append(None)
+    for dtype in dtypes:
+        _in_dtype(trial, dtype, [points[-1], points[0]], rng, outcome)
+    return outcome
 
 
 def _in_dtype(
@@ -53,141 +65,175 @@ def _in_dtype(
     points: list[Vector],
     rng: np.random.Generator,
     outcome: Outcome,
-) -> list[Precision]:
+) -> None:
     """Every leaf in this dtype; None: each in its own."""
-    called = dtype or "mixed"
-    name = f"{called} precision"
-    eps = _finest_eps(trial, dtype)
-    if trial.eps_written > eps:
+    name, eps = precision_row(dtype or MIXED), _finest_eps(trial, dtype)
+    if trial.written.eps > eps:
         outcome.row(name, None, "the function itself computes in a narrower dtype")
-        return []
-    if trial.eps_truth >= eps:
+        return
+    if trial.truth.eps >= eps:
         outcome.row(name, None, "the reference computes in no wider dtype: no truth to measure by")
-        return []
-    rule = trial.remember((dtype, "rule"), lambda: Pullback(trial.subject, trial.rule_fn, dtype))
-    plain = trial.remember((dtype, "truth"), lambda: Pullback(trial.subject, trial.truth_fn, dtype))
+        return
     try:
-        errors = _errors(trial, rule, plain, dtype, points, rng)
-    except Exception as error:
-        lines = str(error).strip().splitlines() or [""]
-        outcome.row(name, None, f"not run: {type(error).__name__}: {lines[0][:160]}")
-        return []
-    figures: list[Precision] = []
-    bad: list[Leaf] = []
+        errors = _errors(trial, dtype, points, rng)
+    except Exception as error:  # anybody's code runs here
+        outcome.row(name, None, f"not run: {named(error)}")
+        return
+    figures, bad = [], []
     for leaf in trial.subject.leaves:
-        mine, theirs, conditioned = errors[leaf.name]
+        own, (mine, theirs, conditioned) = dtype or str(leaf.dtype), errors[leaf.name]
         if not np.isfinite(theirs):
             continue  # autodiff overflows as well: nothing to be held to
-        own = dtype or str(leaf.dtype)
         if own not in FLOORS:
             continue  # a float64 argument beside narrower ones: the truth itself
-        ratio = mine / max(theirs, FLOORS[own])
-        figures.append(Precision(called, leaf.name, mine, theirs, ratio))
+        floor = max(theirs, FLOORS[own])
+        figures.append(Precision(dtype or MIXED, leaf.name, mine, theirs, mine / floor))
         half = str(leaf.dtype) == own != "float32"
         allowed = WORST_RATIO_IN_HALF if half else WORST_RATIO
-        if ratio > allowed and conditioned > allowed / 3:
-            bad.append(leaf)
-            outcome.findings.append(
-                Finding(
-                    name,
-                    leaf.name,
-                    "precision",
-                    f"in {dtype or 'the dtypes given'} the cotangent is {mine:.3g} units in the "
-                    f"last place from the float64 truth, autodiff {theirs:.3g}: "
-                    f"{_asked(dtype, own, mine)}",
-                    "rule",
-                    got=mine,
-                    expected=theirs,
-                    tolerance=allowed * max(theirs, FLOORS[own]),
-                )
+        if mine / floor > allowed and conditioned > OF_CONDITION * allowed:
+            message = (
+                f"in {dtype or 'the dtypes given'} the cotangent is {mine:.3g} units in the "
+                f"last place from the float64 truth, autodiff {theirs:.3g}: "
+                f"{_asked(dtype, own, mine)}"
             )
+            at = Errors(mine, theirs, allowed * floor)
+            bad.append(finding(name, "precision", message, argument=leaf.name, errors=at))
     if not figures:
-        outcome.row(
-            name, None, "autodiff itself overflows, or the truth is zero: no digits to lose"
-        )
-        return []
+        why = "autodiff itself overflows, or the truth is zero: no digits to lose"
+        outcome.row(name, None, why)
+        return
     worst = max(figures, key=lambda f: f.ratio)
-    outcome.row(
-        name,
-        not bad,
-        f"{worst.error_ulps:.2g} ulps, autodiff {worst.autodiff_ulps:.2g} (`{worst.argument}`)",
-    )
-    return figures
+    detail = f"{worst.error_ulps:.2g} ulps, autodiff {worst.autodiff_ulps:.2g}"
+    outcome.row(name, not bad, f"{detail} (`{worst.argument}`)", bad)
+    outcome.findings += bad
+    outcome.precisions += figures
+
+
+class _Error(NamedTuple):
+    """Of one leaf, root mean squares."""
+
+    mine: float
+    """The rule's, in ulps."""
+    theirs: float
+    """Autodiff's, in ulps."""
+    conditioned: float
+    """The rule's, over what last-bit changes of the input do."""
+
+
+NOTHING_TO_LOSE = _Error(0.0, np.inf, 0.0)
 
 
 def _errors(
-    trial: Trial,
-    rule: Pullback,
-    plain: Pullback,
-    dtype: str | None,
-    points: list[Vector],
-    rng: np.random.Generator,
-) -> dict[str, tuple[float, float, float]]:
-    """For each leaf: the rule's and autodiff's root-mean-square errors in ulps, and the rule's
-    error over what last-bit changes of the input do; medians over the questions, and of cotangents
-    of either sign and of one sign (whose sums grow) those with the larger ratio."""
-    finest = _finest_eps(trial, dtype)
-    found: dict[tuple[str, bool], list[tuple[float, float, float]]] = {}
+    trial: Trial, dtype: str | None, points: list[Vector], rng: np.random.Generator
+) -> dict[str, _Error]:
+    """For each leaf the medians over the questions; of cotangents of either sign and of one sign
+    those with the larger ratio."""
+    of_either_sign: dict[str, list[_Error]] = {}
+    of_one_sign: dict[str, list[_Error]] = {}
+    asked = _Asked(trial, dtype)
     for x in points:
         rounded = pack(trial.subject.cast(x, dtype))
         if not np.all(np.isfinite(rounded)):
             continue
-        here: list[tuple[Leaf, bool, tuple[float, float, float]]] = []
-        cancelled: set[str] = set()
+        here = []
         for question in range(2 * QUESTIONS):
-            c = inputs.cotangent(rng, trial.output_size)
             one_sign = question % 2 == 1
-            c = pack(rule.cotangents(np.abs(c) if one_sign else c))
-            got, theirs = rule(rounded, c), plain(rounded, c)
-            # A rule that is narrow inside whatever it is given is held to the reference's truth.
-            exact = trial.rule if trial.eps_rule < finest else trial.truth
-            truth, autodiff_truth = exact(rounded, c), trial.truth(rounded, c)
-            moved = np.zeros_like(truth)
-            for _ in range(3):
-                near = exact(
-                    inputs.last_bits(rounded, rng, finest), inputs.last_bits(c, rng, finest)
-                )
-                moved = np.fmax(moved, np.abs(near - truth))
-            # Only what moves by about its own size can be zero but for float64's rounding.
-            noise = np.zeros_like(truth)
-            if any(_rms(moved[v.part]) > 0.1 * _rms(truth[v.part]) for v in trial.subject.leaves):
-                noise = spread(exact, rounded, c, float(np.finfo(float).eps), rng)
-            for leaf in trial.subject.leaves:
-                own = dtype or str(leaf.dtype)
-                if not leaf.size or _out_of_range(truth[leaf.part], own):
-                    continue
-                eps = float(jnp.finfo(own).eps)
-                # It is no unit then to count errors in.
-                if _rms(noise[leaf.part]) > eps * _rms(truth[leaf.part]):
-                    cancelled.add(leaf.name)
-                errors = (
-                    _ulps(got, truth, leaf, eps),
-                    _ulps(theirs, autodiff_truth, leaf, eps),
-                    _conditioned(got, truth, moved, leaf, eps),
-                )
-                here.append((leaf, one_sign, errors))
-        for leaf, one_sign, errors in here:
-            if leaf.name not in cancelled:
-                found.setdefault((leaf.name, one_sign), []).append(errors)
-    medians_of = {}
+            errors = asked.errors(rounded, one_sign, rng)
+            here.append((of_one_sign if one_sign else of_either_sign, errors))
+        # It is no unit then to count errors in.
+        cancelled = {name for _, (_, names) in here for name in names}
+        for found, (errors_of, _) in here:
+            for name, error in errors_of.items():
+                if name not in cancelled:
+                    found.setdefault(name, []).append(error)
+    worst = {}
     for leaf in trial.subject.leaves:
-        medians = [
-            tuple(float(v) for v in np.median(np.array(entries), axis=0))
-            for (name, _), entries in found.items()
-            if name == leaf.name
-        ] or [(0.0, np.inf, 0.0)]
         floor = FLOORS.get(dtype or str(leaf.dtype), 1.0)
-        medians_of[leaf.name] = max(medians, key=lambda m, floor=floor: m[0] / max(m[1], floor))  # type: ignore[misc]
-    return medians_of  # type: ignore[return-value]
+        medians = [
+            _Error(*(float(v) for v in np.median(np.array(found[leaf.name]), axis=0)))
+            for found in (of_either_sign, of_one_sign)
+            if leaf.name in found
+        ]
+        ratio = partial(_ratio, floor=floor)
+        worst[leaf.name] = max(medians, key=ratio) if medians else NOTHING_TO_LOSE
+    return worst
+
+
+def _ratio(error: _Error, floor: float) -> float:
+    return error.mine / max(error.theirs, floor)
+
+
+class _Answer(NamedTuple):
+    """What was found in one question."""
+
+    errors: dict[str, _Error]
+    cancelled: set[str]
+    """The leaves that are zero but for float64's own rounding."""
+
+
+class _Asked:
+    """Rule and autodiff in one dtype, and their truths."""
+
+    def __init__(self, trial: Trial, dtype: str | None) -> None:
+        self.trial, self.dtype = trial, dtype
+        subject = trial.subject
+        self.rule, self.autodiff = (
+            trial.remember((dtype, who), partial(Pullback, subject, fn, dtype))
+            for who, fn in (("rule", trial.rule_fn), ("truth", trial.truth_fn))
+        )
+        self.finest = _finest_eps(trial, dtype)
+        # A rule that is narrow inside whatever it is given is held to the reference's truth.
+        self.exact = trial.rule if trial.rule.eps < self.finest else trial.truth
+
+    def errors(self, x: Vector, one_sign: bool, rng: np.random.Generator) -> _Answer:
+        """One question about every leaf."""
+        c = inputs.cotangent(rng, self.trial.output_size)
+        c = pack(self.rule.cotangents(np.abs(c) if one_sign else c))
+        got, theirs = self.rule(x, c), self.autodiff(x, c)
+        truth, autodiff_truth = self.exact(x, c), self.trial.truth(x, c)
+        moved = self._moved(x, c, truth, rng)
+        noise = self._noise(x, c, truth, moved, rng)
+        answer = _Answer({}, set())
+        for leaf in self.trial.subject.leaves:
+            own = self.dtype or str(leaf.dtype)
+            if not leaf.size or _out_of_range(truth[leaf.part], own):
+                continue
+            eps = eps_of(own)
+            if _rms(noise[leaf.part]) > eps * _rms(truth[leaf.part]):
+                answer.cancelled.add(leaf.name)
+            answer.errors[leaf.name] = _Error(
+                _ulps(got, truth, leaf, eps),
+                _ulps(theirs, autodiff_truth, leaf, eps),
+                _conditioned(got, truth, moved, leaf, eps),
+            )
+        return answer
+
+    def _moved(self, x: Vector, c: Vector, truth: Vector, rng: np.random.Generator) -> Vector:
+        """How far the truth moves when the inputs change in their last bits."""
+        moved = np.zeros_like(truth)
+        for _ in range(MOVED):
+            near_x = inputs.last_bits(x, rng, self.finest)
+            near = self.exact(near_x, inputs.last_bits(c, rng, self.finest))
+            moved = np.fmax(moved, np.abs(near - truth))
+        return moved
+
+    def _noise(
+        self, x: Vector, c: Vector, truth: Vector, moved: Vector, rng: np.random.Generator
+    ) -> Vector:
+        """How far float64's own rounding moves it: only what cancels can be zero but for that."""
+        parts = [leaf.part for leaf in self.trial.subject.leaves]
+        if any(_rms(moved[part]) > CANCELS * _rms(truth[part]) for part in parts):
+            return spread(self.exact, x, c, eps_of(np.float64), rng)
+        return np.zeros_like(truth)
 
 
 def _finest_eps(trial: Trial, dtype: str | None) -> float:
     dtypes = [dtype] if dtype else [leaf.dtype for leaf in trial.subject.leaves]
-    return min(float(jnp.finfo(d).eps) for d in dtypes)
+    return min(map(eps_of, dtypes))
 
 
 def _asked(dtype: str | None, own: str, ulps: float) -> str:
-    off = ulps * float(jnp.finfo(own).eps)
+    off = ulps * eps_of(own)
     if off > WRONG_IN_ONE_DTYPE:
         return f"{off:.2g} of its size. Does the rule do something else for these dtypes?"
     sums_in = dtype or "a narrower dtype"
@@ -195,9 +241,10 @@ def _asked(dtype: str | None, own: str, ulps: float) -> str:
 
 
 def _out_of_range(truth: Vector, dtype: str) -> bool:
-    top = float(jnp.finfo(dtype).max)
+    """Whether a few factors more would take it out of what the dtype holds in all its digits."""
+    limits = jnp.finfo(dtype)
     size = np.abs(truth).max(initial=0.0)
-    return not size < 0.1 * top or size < 1e3 * float(jnp.finfo(dtype).tiny)
+    return not size < 0.1 * float(limits.max) or size < 1e3 * float(limits.tiny)
 
 
 def _rms(v: Vector) -> float:

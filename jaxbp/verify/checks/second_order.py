@@ -1,30 +1,64 @@
-"""The rule's own derivative: gradient of gradient, and forward over reverse, in float64."""
+"""Is the rule right when it is differentiated again: gradient of gradient, forward over reverse?"""
 
 import dataclasses
+import enum
 import itertools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
 
-from jaxbp.verify.checks import gradient
-from jaxbp.verify.checks.outcome import Outcome, numbers
-from jaxbp.verify.compare.sample import Sample, Vjp, compare
+from jaxbp.verify.checks.outcome import Outcome, finding
+from jaxbp.verify.compare.sample import Place, Sample, Vjp, compare
+from jaxbp.verify.diagnose.verdict import overrules_the_reference
 from jaxbp.verify.report import Finding
 from jaxbp.verify.subject import inputs
-from jaxbp.verify.subject.subject import (
-    QUICK,
-    Leaf,
-    LeafFunction,
-    Leaves,
-    Pullback,
-    Vector,
-    pack,
-    unpack,
-    vjp_of,
-)
+from jaxbp.verify.subject.pullback import QUICK, Pullback, vjp_of
+from jaxbp.verify.subject.raised import named
+from jaxbp.verify.subject.vectors import Leaf, LeafFunction, Leaves, Vector, pack, unpack
 from jaxbp.verify.trial import Trial
+
+NAME = "second-order"
+POINTS = 2
+STEPS = (1e-3, 5e-4, 2.5e-4)
+"""Of the differences, relative to the size of what is moved: halved twice, to extrapolate."""
+TURNS = 0.1
+"""A slope that changes by more than this share from step to step has met a kink."""
+UNSURE = 0.1
+"""A slope that is not known to this share of it cannot tell."""
+SAME_SLOPE = 1e-5
+"""Relative: as close do slopes come that are the same."""
+
+
+class Way(enum.Enum):
+    """Of differentiating the VJP again."""
+
+    BACKWARDS = "gradient of gradient"
+    FORWARDS = "forward over reverse"
+
+
+def check(trial: Trial, points: list[Vector], rng: np.random.Generator) -> Outcome:
+    """Each argument's cotangent, differentiated once more by everything it depends on."""
+    outcome = Outcome()
+    if not trial.has_rule and not trial.explicit:
+        outcome.row(NAME, None, "autodiff is its own reference here")
+        return outcome
+    away = (points[1:] or points)[:POINTS]
+    first = [trial.compare(x, trial.cotangent(rng), rng, "first order") for x in away]
+    if overrules_the_reference(trial, first, rng):
+        _by_differences(trial, away, rng, outcome)
+        return outcome
+    for way in Way:
+        if outcome.findings:
+            return outcome
+        why_not = _compare(trial, way, away, rng, outcome)
+        if why_not is not None:
+            outcome.row(NAME, None, why_not)
+            return outcome
+    if not outcome.findings:
+        outcome.row(NAME, True, ", ".join(way.value for way in Way))
+    return outcome
 
 
 def reverse_over_reverse(fn: LeafFunction) -> Callable[[Leaves, Leaves, Leaves, Leaves], Leaves]:
@@ -49,16 +83,19 @@ def forward_over_reverse(fn: LeafFunction) -> Callable[[Leaves, Leaves, Leaves, 
     return second
 
 
+_MAKERS = {Way.BACKWARDS: reverse_over_reverse, Way.FORWARDS: forward_over_reverse}
+
+
 class _Second:
     """One of the two above, on vectors: x and c together in, `u` held."""
 
-    def __init__(
-        self, trial: Trial, pullback: Pullback, make: Callable[[LeafFunction], Any]
-    ) -> None:
-        self.trial, self.pullback, self.make = trial, pullback, make
-        self.run = jax.jit(make(pullback.fn), compiler_options=QUICK)
+    def __init__(self, trial: Trial, pullback: Pullback, way: Way) -> None:
+        self.trial, self.pullback, self.make = trial, pullback, _MAKERS[way]
+        self.run = jax.jit(self.make(pullback.fn), compiler_options=QUICK)
 
-    def at(self, u: Vector) -> Callable[[Vector, Vector], Vector]:
+    def at(self, u: Vector) -> Vjp:
+        """(x, c) -> the answer for this `u`."""
+
         def answer(x: Vector, c: Vector) -> Vector:
             with self.pullback.mode():
                 dtype = self.pullback.dtype
@@ -69,155 +106,122 @@ class _Second:
         return answer
 
 
-def check(trial: Trial, points: list[Vector], rng: np.random.Generator) -> Outcome:
-    """Each argument's cotangent, differentiated once more by everything it depends on."""
-    outcome = Outcome()
-    name = "second-order"
-    if not trial.has_rule and not trial.explicit:
-        outcome.row(name, None, "autodiff is its own reference here")
-        return outcome
-    away = (points[1:] or points)[:2]
-    first = [trial.compare(x, trial.cotangent(rng), rng, "first order") for x in away]
-    if gradient.overrules_the_reference(trial, first, rng):
-        _by_differences(trial, away, rng, outcome)
-        return outcome
-    for make, label in (
-        (reverse_over_reverse, "gradient of gradient"),
-        (forward_over_reverse, "forward over reverse"),
-    ):
-        rule = _remembered(trial, trial.rule, make)
-        truth = _remembered(trial, trial.truth, make)
-        if label == "forward over reverse" and outcome.findings:
-            return outcome
-        _compare(trial, rule, truth, points, rng, label, outcome)
-        if any(check.ok is None for check in outcome.checks):
-            return outcome
-    if not outcome.findings:
-        outcome.checks = [c for c in outcome.checks if c.name != name]
-        outcome.row(name, True, "gradient of gradient, forward over reverse")
-    return outcome
-
-
-def _remembered(trial: Trial, pullback: Pullback, make: Callable[[LeafFunction], Any]) -> _Second:
-    key = ("second", make.__name__, pullback is trial.rule)
-    return trial.remember(key, lambda: _Second(trial, pullback, make))
+def _second(trial: Trial, pullback: Pullback, way: Way) -> _Second:
+    key = ("second", way, pullback is trial.rule)
+    made: _Second = trial.remember(key, lambda: _Second(trial, pullback, way))
+    return made
 
 
 def _compare(
-    trial: Trial,
-    rule: _Second,
-    truth: _Second,
-    points: list[Vector],
-    rng: np.random.Generator,
-    label: str,
-    outcome: Outcome,
-) -> None:
-    subject = trial.subject
-    extended = [*subject.leaves]
-    if label == "gradient of gradient":
-        extended.append(_incoming(trial))
-    away = points[1:] or points
-    for x in away[:2]:
+    trial: Trial, way: Way, points: list[Vector], rng: np.random.Generator, outcome: Outcome
+) -> str | None:
+    """Rule against reference at these points; why it cannot be done, if so."""
+    for x in points:
         c = trial.cotangent(rng)
-        for leaf in subject.leaves:
-            u = np.zeros(subject.size)
-            u[leaf.part] = rng.normal(size=leaf.size)
-            if label == "forward over reverse":
-                u = rng.normal(size=subject.size)
-            u = _along_promises(trial, u)
-            try:
-                theirs = truth.at(u)(x, c)
-            except Exception as error:
-                outcome.row(
-                    "second-order", None, f"the reference has no second order: {_said(error)}"
-                )
-                return
-            try:
-                rule.at(u)(x, c)
-            except Exception as error:
-                outcome.row(
-                    "second-order", None, f"the rule cannot be differentiated again: {_said(error)}"
-                )
-                return
-            if not np.all(np.isfinite(theirs)):
+        for leaf in trial.subject.leaves:
+            asked = _sample(trial, way, x, c, leaf, rng)
+            if isinstance(asked, str):
+                return asked
+            if asked is None:
                 continue
-            sample = compare(rule.at(u), truth.at(u), x, c, extended, trial.eps, rng, label)
-            sample = dataclasses.replace(
-                sample,
-                got=_along_promises(trial, sample.got),
-                expected=_along_promises(trial, sample.expected),
-            )
-            wrong = [
-                part
-                for part in extended
-                if sample.wrong(part).any()
-                and trial.excuse(sample, part, rng, rule.make, u) is None
-            ]
-            if label == "forward over reverse":
-                for part in wrong:
-                    _found(trial, sample, part, part.name, u, label, outcome, rng)
-                if wrong or leaf is subject.leaves[0]:
-                    break
-            elif wrong and not any(f.argument == leaf.name for f in outcome.findings):
-                part = max(
-                    wrong,
-                    key=lambda p: float(
-                        np.max(np.nan_to_num(sample.excess()[p.part], posinf=1e300))
-                    ),
-                )
-                _found(trial, sample, part, leaf.name, u, label, outcome, rng)
+            if way is Way.BACKWARDS:
+                _judge_backwards(trial, asked, leaf, rng, outcome)
+            else:  # all arguments have been moved together
+                _judge_forwards(trial, asked, rng, outcome)
+                break
+    return None
+
+
+class _Sample(NamedTuple):
+    """Two answers of second order, and the direction in which they were asked."""
+
+    sample: Sample
+    u: Vector
+    parts: list[Leaf]
+    """Of the answer: the arguments, and backwards the incoming cotangent."""
+
+
+def _sample(
+    trial: Trial, way: Way, x: Vector, c: Vector, leaf: Leaf, rng: np.random.Generator
+) -> _Sample | str | None:
+    """Both answers; a text if one cannot be had, None if the reference's is not finite."""
+    rule, truth = (_second(trial, pullback, way) for pullback in (trial.rule, trial.truth))
+    u = np.zeros(trial.subject.size)
+    u[leaf.part] = rng.normal(size=leaf.size)
+    if way is Way.FORWARDS:
+        u = rng.normal(size=trial.subject.size)
+    u = _along_promises(trial, u)
+    try:
+        theirs = truth.at(u)(x, c)
+    except Exception as error:  # anybody's code runs here
+        return f"the reference has no second order: {named(error)}"
+    try:
+        rule.at(u)(x, c)
+    except Exception as error:
+        return f"the rule cannot be differentiated again: {named(error)}"
+    if not np.all(np.isfinite(theirs)):
+        return None
+    parts = list(trial.subject.leaves)
+    if way is Way.BACKWARDS:
+        parts.append(_incoming(trial))
+    sample = compare(rule.at(u), truth.at(u), x, c, parts, trial.eps, rng, way.value)
+    got, expected = (_along_promises(trial, v) for v in (sample.got, sample.expected))
+    return _Sample(dataclasses.replace(sample, got=got, expected=expected), u, parts)
+
+
+def _wrong_parts(trial: Trial, asked: _Sample, way: Way, rng: np.random.Generator) -> list[Leaf]:
+    sample, u, parts = asked
+    return [
+        part
+        for part in parts
+        if sample.wrong(part).any() and trial.excuse(sample, part, rng, _MAKERS[way], u) is None
+    ]
+
+
+def _judge_backwards(
+    trial: Trial, asked: _Sample, leaf: Leaf, rng: np.random.Generator, outcome: Outcome
+) -> None:
+    """The cotangent of one leaf, of which the worst derivative is told."""
+    wrong = _wrong_parts(trial, asked, Way.BACKWARDS, rng)
+    if not wrong or leaf.name in outcome.blamed:
+        return
+
+    def worst(part: Leaf) -> float:
+        return float(np.max(np.nan_to_num(asked.sample.excess()[part.part], posinf=1e300)))
+
+    part = max(wrong, key=worst)
+    if not _excused(trial, asked, part, leaf.name, Way.BACKWARDS, rng, outcome):
+        _found(leaf.name, part, Way.BACKWARDS, asked.sample.worst(part), outcome)
+
+
+def _judge_forwards(
+    trial: Trial, asked: _Sample, rng: np.random.Generator, outcome: Outcome
+) -> None:
+    """The cotangents of all leaves, moved together."""
+    for part in _wrong_parts(trial, asked, Way.FORWARDS, rng):
+        if not _excused(trial, asked, part, part.name, Way.FORWARDS, rng, outcome):
+            _found(part.name, part, Way.FORWARDS, asked.sample.worst(part), outcome)
+
+
+def _found(blamed: str, part: Leaf, way: Way, at: Place, outcome: Outcome) -> None:
+    outcome.found(_finding(blamed, part, way, at), f"wrong for {blamed}, {way.value}")
+
+
+def _finding(blamed: str, part: Leaf, way: Way, at: Place) -> Finding:
+    by = f"`{part.name}`" if part.argument >= 0 else part.name
+    message = (
+        f"the cotangent of `{blamed}` is right, but its own derivative by {by} is not "
+        f"({way.value}): is something in fwd or bwd detached (stop_gradient, a residual computed "
+        "outside fwd), or a residual not a function of the arguments?"
+    )
+    return finding(NAME, "second-order", message, argument=blamed, at=at)
 
 
 def _incoming(trial: Trial) -> Leaf:
+    """The part of an answer that is the derivative by the incoming cotangent."""
     start, count = trial.subject.size, trial.output_size
     name = "the incoming cotangent"
     return Leaf(name, -1, (count,), np.dtype(float), start, start + count)
-
-
-def _by_differences(
-    trial: Trial, points: list[Vector], rng: np.random.Generator, outcome: Outcome
-) -> None:
-    """The rule's derivative against differences of its own cotangents, which need no reference."""
-    name, leaves = "second-order", trial.subject.leaves
-    why = "the reference's first order is wrong already"
-    asked = 0
-    for make, label in (
-        (reverse_over_reverse, "gradient of gradient"),
-        (forward_over_reverse, "forward over reverse"),
-    ):
-        rule = _remembered(trial, trial.rule, make)
-        backwards = make is reverse_over_reverse
-        parts = [*leaves, _incoming(trial)] if backwards else leaves
-        for x, leaf, part in itertools.product(points, leaves, parts):
-            c, u = trial.cotangent(rng), _random_on(leaf, trial, rng)
-            try:
-                answer = rule.at(u)(x, c)
-            except Exception as raised:
-                outcome.row(name, None, f"the rule cannot be differentiated again: {_said(raised)}")
-                return
-            if part.argument >= 0:
-                some = _random_on(part, trial, rng)
-                # Backwards it is asked how <VJP, u> rises along `some`, else the other way round.
-                slope = _slope(trial.rule, x, c, *((some, u) if backwards else (u, some)))
-                value, error = slope.value, 10 * slope.error
-            else:  # linear in it: its slope along another cotangent is the VJP for that one
-                some = rng.normal(size=part.size)
-                value, error = float(np.dot(trial.rule(x, some), u).real), 0.0
-                some = np.concatenate([np.zeros_like(x), some])
-            mine = float(np.dot(answer[part.part], some[part.part]).real)
-            size = max(abs(mine), abs(value))
-            if not np.isfinite(error) or error > 0.1 * size:
-                continue
-            asked += 1
-            if abs(mine - value) > error + 1e-5 * size:
-                whose, by = (leaf, part) if backwards else (part, leaf)
-                found = _finding(whose.name, by, label, got=mine, expected=value)
-                outcome.found(found, f"wrong for {whose.name}, {label}, by differences: {why}")
-                return
-    if asked:
-        outcome.row(name, True, f"{why}; {asked} slopes agree with the rule's own differences")
-    else:
-        outcome.row(name, None, f"{why}, and differences of the rule itself cannot tell")
 
 
 def _random_on(leaf: Leaf, trial: Trial, rng: np.random.Generator) -> Vector:
@@ -239,48 +243,36 @@ def _along_promises(trial: Trial, v: Vector) -> Vector:
     return kept
 
 
-def _found(
+def _excused(
     trial: Trial,
-    sample: Sample,
+    asked: _Sample,
     part: Leaf,
     blamed: str,
-    u: Vector,
-    label: str,
-    outcome: Outcome,
+    way: Way,
     rng: np.random.Generator,
-) -> None:
+    outcome: Outcome,
+) -> bool:
+    """Whether it is not the rule that is wrong about one part, which a note may say."""
+    sample, u, _ = asked
     if part.argument >= 0 and trial.subject.is_real:
         some = np.zeros_like(sample.x)
         some[part.part] = rng.normal(size=part.size)
-        moved, weights = (some, u) if label == "gradient of gradient" else (u, some)
-        verdict = _finite_difference(trial, sample, part, some, moved, weights)
-        if verdict == "rule":
-            outcome.notes.append(
-                f"{label}: the rule agrees with finite differences of the gradient of `{blamed}`, "
-                "autodiff of the reference does not"
+        moved, weights = (some, u) if way is Way.BACKWARDS else (u, some)
+        slope = _slope(trial.truth, sample.x, sample.c, moved, weights)
+        who = _who_is_right(sample, part, some, slope)
+        if who is _Right.RULE:
+            outcome.note(
+                f"{way.value}: the rule agrees with finite differences of the gradient of "
+                f"`{blamed}`, autodiff of the reference does not"
             )
-            return
-        if verdict == "kink":
-            return
-    elif part.argument < 0 and _is_the_first_order(trial, sample, part, u, rng):
-        outcome.notes.append(
-            f"{label}: by the incoming cotangent the rule's derivative is its first order, as it "
-            "must be; autodiff of the reference is not (an index out of bounds does that)"
+        return who in (_Right.RULE, _Right.KINK)
+    if part.argument < 0 and _is_the_first_order(trial, sample, part, u, rng):
+        outcome.note(
+            f"{way.value}: by the incoming cotangent the rule's derivative is its first order, as "
+            "it must be; autodiff of the reference is not (an index out of bounds does that)"
         )
-        return
-    outcome.found(
-        _finding(blamed, part, label, **numbers(sample, part)),
-        f"wrong for {blamed}, {label}",
-    )
-
-
-def _finding(blamed: str, part: Leaf, label: str, **place: object) -> Finding:
-    message = (
-        f"the cotangent of `{blamed}` is right, but its own derivative by {_by(part)} is not "
-        f"({label}): is something in fwd or bwd detached (stop_gradient, a residual computed "
-        "outside fwd), or a residual not a function of the arguments?"
-    )
-    return Finding("second-order", blamed, "second-order", message, "rule", **place)  # type: ignore[arg-type]
+        return True
+    return False
 
 
 def _is_the_first_order(
@@ -297,29 +289,14 @@ def _is_the_first_order(
     return bool(abs(mine - slope) <= room < abs(theirs - slope))
 
 
-def _by(part: Leaf) -> str:
-    return f"`{part.name}`" if part.argument >= 0 else part.name
+class _Right(enum.Enum):
+    """Who agrees with finite differences of the first order."""
 
-
-def _finite_difference(
-    trial: Trial,
-    sample: Sample,
-    part: Leaf,
-    some: Vector,
-    along: Vector,
-    weights: Vector,
-) -> str:
-    """Who is right about <answer, some>, which is the slope of <VJP, weights> along a direction."""
-    value, error, turns = _slope(trial.truth, sample.x, sample.c, along, weights)
-    mine = float(np.dot(sample.got[part.part], some[part.part]).real)
-    theirs = float(np.dot(sample.expected[part.part], some[part.part]).real)
-    if not np.isfinite(value):
-        return "undecided"
-    if abs(mine - value) <= error < abs(theirs - value):
-        return "rule"
-    if min(abs(mine - value), abs(theirs - value)) > error:
-        return "kink" if turns else "undecided"
-    return "reference"
+    RULE = enum.auto()
+    KINK = enum.auto()
+    """Nobody: there is one."""
+    OTHERS = enum.auto()
+    """The reference, or they cannot tell."""
 
 
 class _Slope(NamedTuple):
@@ -331,6 +308,21 @@ class _Slope(NamedTuple):
     """Whether it changes much as the step shrinks."""
 
 
+def _who_is_right(sample: Sample, part: Leaf, some: Vector, slope: _Slope) -> _Right:
+    """Who is right about <answer, some>, which is this slope."""
+    mine, theirs = (
+        float(np.dot(v[part.part], some[part.part]).real) for v in (sample.got, sample.expected)
+    )
+    if not np.isfinite(slope.value):
+        return _Right.OTHERS
+    off_mine, off_theirs = abs(mine - slope.value), abs(theirs - slope.value)
+    if off_mine <= slope.error < off_theirs:
+        return _Right.RULE
+    if min(off_mine, off_theirs) > slope.error and slope.turns:
+        return _Right.KINK
+    return _Right.OTHERS
+
+
 def _slope(vjp: Vjp, x: Vector, c: Vector, along: Vector, weights: Vector) -> _Slope:
     size = float(np.sqrt(np.mean(x[along != 0] ** 2))) or 1.0
 
@@ -338,12 +330,66 @@ def _slope(vjp: Vjp, x: Vector, c: Vector, along: Vector, weights: Vector) -> _S
         above, below = vjp(x + h * along, c), vjp(x - h * along, c)
         return float(np.dot(above - below, weights) / (2 * h))
 
-    steps = [slope(size * h) for h in (1e-3, 5e-4, 2.5e-4)]
+    steps = [slope(size * h) for h in STEPS]
+    # Richardson's extrapolation: the error of central differences goes with the step squared.
     value = (4 * steps[2] - steps[1]) / 3
     error = 4 * abs(value - (4 * steps[1] - steps[0]) / 3) + 1e-6 * abs(value)
-    return _Slope(value, error, abs(steps[2] - steps[1]) > 0.1 * abs(steps[1]))
+    return _Slope(value, error, abs(steps[2] - steps[1]) > TURNS * abs(steps[1]))
 
 
-def _said(error: Exception) -> str:
-    lines = str(error).strip().splitlines() or [""]
-    return f"{type(error).__name__}: {lines[0][:200]}"
+def _by_differences(
+    trial: Trial, points: list[Vector], rng: np.random.Generator, outcome: Outcome
+) -> None:
+    """The rule's derivative against differences of its own cotangents, which need no reference."""
+    why = "the reference's first order is wrong already"
+    leaves, asked = trial.subject.leaves, 0
+    for way in Way:
+        parts = [*leaves, _incoming(trial)] if way is Way.BACKWARDS else leaves
+        for x, leaf, part in itertools.product(points, leaves, parts):
+            try:
+                pair = _own_difference(trial, way, x, leaf, part, rng)
+            except Exception as error:  # anybody's code runs here
+                outcome.row(NAME, None, f"the rule cannot be differentiated again: {named(error)}")
+                return
+            size = max(abs(pair.answer), abs(pair.slope))
+            if not np.isfinite(pair.error) or pair.error > UNSURE * size:
+                continue
+            asked += 1
+            if abs(pair.answer - pair.slope) > pair.error + SAME_SLOPE * size:
+                whose, by = (leaf, part) if way is Way.BACKWARDS else (part, leaf)
+                wrong = _finding(whose.name, by, way, Place(None, pair.answer, pair.slope, None))
+                detail = f"wrong for {whose.name}, {way.value}, by differences: {why}"
+                outcome.found(wrong, detail)
+                return
+    if asked:
+        outcome.row(NAME, True, f"{why}; {asked} slopes agree with the rule's own differences")
+    else:
+        outcome.row(NAME, None, f"{why}, and differences of the rule itself cannot tell")
+
+
+class _Pair(NamedTuple):
+    """A derivative of the rule's cotangent, as the rule's own differentiation and as differences
+    give it."""
+
+    answer: float
+    slope: float
+    error: float
+
+
+def _own_difference(
+    trial: Trial, way: Way, x: Vector, leaf: Leaf, part: Leaf, rng: np.random.Generator
+) -> _Pair:
+    """That of one leaf, asked along or by another part."""
+    c, u = trial.cotangent(rng), _random_on(leaf, trial, rng)
+    answer = _second(trial, trial.rule, way).at(u)(x, c)
+    if part.argument >= 0:
+        some = _random_on(part, trial, rng)
+        # Backwards it is asked how <VJP, u> rises along `some`, else the other way round.
+        along, weights = (some, u) if way is Way.BACKWARDS else (u, some)
+        slope = _slope(trial.rule, x, c, along, weights)
+        value, error = slope.value, 10 * slope.error
+    else:  # linear in it: its slope along another cotangent is the VJP for that one
+        some = rng.normal(size=part.size)
+        value, error = float(np.dot(trial.rule(x, some), u).real), 0.0
+        some = np.concatenate([np.zeros_like(x), some])
+    return _Pair(float(np.dot(answer[part.part], some[part.part]).real), value, error)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import numpy as np
 
 from jaxbp.verify.subject import inputs
-from jaxbp.verify.subject.subject import Leaf, Vector
+from jaxbp.verify.subject.vectors import Leaf, Vector
 
 STEPS = tuple(2.0 ** -(1 + 3 * level) for level in range(7))
 RATIO = 8.0
@@ -29,14 +29,6 @@ class Slope:
     right: Vector
     kink: np.ndarray
     """Where the slopes from the two sides differ, however small the step."""
-
-    @property
-    def low(self) -> Vector:
-        return np.minimum(self.left, self.right)
-
-    @property
-    def high(self) -> Vector:
-        return np.maximum(self.left, self.right)
 
 
 class FiniteDifferences:

@@ -7,7 +7,7 @@ from numpy.random import Generator
 
 from jaxbp.verify.compare.sample import Sample
 from jaxbp.verify.report import Power
-from jaxbp.verify.subject.subject import Leaf
+from jaxbp.verify.subject.vectors import Leaf
 
 SIZES = 10.0 ** np.arange(-16.0, 1.01, 0.5)
 PERTURBED_ENTRIES = 64

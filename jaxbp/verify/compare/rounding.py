@@ -6,8 +6,9 @@ is rounded to integers, stay as they were. Source: Parker, Monte Carlo Arithmeti
 """
 
 import dataclasses
+import enum
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +16,9 @@ import numpy as np
 
 from jaxbp.verify.compare.sample import Sample
 from jaxbp.verify.subject import programs
-from jaxbp.verify.subject.subject import Leaf, Pullback, Vector, pack
+from jaxbp.verify.subject.primitives import ROUNDED, TO_INTEGERS
+from jaxbp.verify.subject.pullback import Pullback
+from jaxbp.verify.subject.vectors import Leaf, Vector, pack
 
 TRIALS = 8
 SMALL = 1e-4
@@ -28,18 +31,16 @@ of few trials is at most that much smaller than the worst."""
 EXACT_BITS = 12
 """A constant of so few significant bits, 0.5 or 3, is what was meant and no rounded number."""
 
-_ROUNDED = {
-    "acos", "acosh", "add", "add_any", "asin", "asinh", "atan", "atan2", "atanh", "cbrt",
-    "conv_general_dilated", "cos", "cosh", "cumlogsumexp", "cumprod", "cumsum", "digamma", "div",
-    "dot_general", "erf", "erf_inv", "erfc", "exp", "exp2", "expm1", "integer_pow", "lgamma",
-    "log", "log1p", "logistic", "mul", "pow", "reduce_prod", "reduce_sum", "reduce_window_sum",
-    "rsqrt", "scan", "scatter-add", "scatter_add", "sin", "sinh", "sqrt", "square", "sub", "tan",
-    "tanh", "while",
-}  # fmt: skip
-_TO_INTEGERS = {"ceil", "floor", "round", "sign"}
 
+class Excuse(enum.Enum):
+    """How rounding explains that two answers differ."""
 
-Excuse = Literal["steps", "constants", "unfelt"]
+    STEPS = enum.auto()
+    """By the rounding of each step."""
+    CONSTANTS = enum.auto()
+    """By that of constants known to float32 only, too."""
+    UNFELT = enum.auto()
+    """They are slopes that no value shows."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,12 +69,11 @@ def explains(
     size = np.nan_to_num(np.abs(sample.expected[part.part]), posinf=0.0).max(initial=largest)
     if not error.max(initial=0.0) <= SMALL * size:
         return None
-    excuses: tuple[Excuse, ...] = ("steps", "constants") if constants else ("steps",)
-    for how in excuses:
+    for how in (Excuse.STEPS, Excuse.CONSTANTS) if constants else (Excuse.STEPS,):
         allowed = sample.tolerance[part.part].copy()
         for question in questions:
             with question.pullback.mode():
-                far = moved(question.fn, question.args, rng, how == "constants")[part.part]
+                far = moved(question.fn, question.args, rng, how is Excuse.CONSTANTS)[part.part]
             allowed += np.maximum(far, np.median(far))
         if not (error > allowed).any():
             return how
@@ -164,9 +164,9 @@ def _run(
         name = eqn.primitive.name
         pairs = []
         for was, now in zip(clean, changed, strict=True):
-            if name in _TO_INTEGERS or not jnp.issubdtype(was.dtype, jnp.inexact):
+            if name in TO_INTEGERS or not jnp.issubdtype(was.dtype, jnp.inexact):
                 now = was
-            elif name in _ROUNDED:
+            elif name in ROUNDED:
                 factor = 1.0 + ROUNDINGS * jnp.finfo(was.dtype).eps * _noise(rng, was)
                 now = now * jnp.asarray(factor, was.dtype)
             pairs.append((was, now))

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 
 from jaxbp.verify.subject import inputs
-from jaxbp.verify.subject.subject import Leaf, Vector
+from jaxbp.verify.subject.vectors import Leaf, Vector
 
 ROUNDINGS = 1024.0
 """An entry may be wrong by so many rounding units of its own size."""
@@ -33,6 +33,8 @@ class Sample:
     tolerance: Vector
     label: str
     """What kind of point and cotangent it is, in words."""
+    away: bool = False
+    """Whether the point is another than the given one: away from ties and symmetries."""
 
     def excess(self) -> Vector:
         """By how many tolerances each entry is wrong; what is not a number in both is right."""
@@ -46,11 +48,47 @@ class Sample:
         """Which entries of one leaf are further apart than rounding explains."""
         return self.excess()[leaf.part] > 1.0
 
-    def undecided(self) -> np.ndarray:
-        """Where rounding alone changes the answer by as much as its size: at a kink, say."""
-        size = np.maximum(np.abs(self.got), np.abs(self.expected))
-        with np.errstate(invalid="ignore"):
-            return (self.tolerance > 1e-2 * size) & (self.tolerance > 0)
+    def worst(self, leaf: Leaf) -> "Place":
+        """Where the leaf is most wrong; where the reference is a number, if it is wrong there."""
+        excess = self.excess()[leaf.part]
+        known = np.where(np.isfinite(self.expected[leaf.part]), excess, 0.0)
+        if (known > 1.0).any():
+            excess = known
+        return self.at(leaf, int(np.argmax(excess)))
+
+    def at(self, leaf: Leaf, place: int) -> "Place":
+        """Both numbers at one place of the leaf's part."""
+        return Place.of(leaf, place, self.got, self.expected, self.tolerance)
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """One entry of a leaf, and both numbers there."""
+
+    index: tuple[int, ...] | None
+    """None: it stands for many."""
+    got: float
+    expected: float
+    tolerance: float | None
+
+    @classmethod
+    def of(
+        cls,
+        leaf: Leaf,
+        place: int,
+        got: Vector,
+        expected: Vector,
+        tolerance: Vector | float | None = None,
+    ) -> "Place":
+        """The entry at one place of the leaf's part, of vectors that hold all leaves."""
+        at = leaf.start + place
+        room = tolerance[at] if isinstance(tolerance, np.ndarray) else tolerance
+        return cls(
+            leaf.index(place),
+            float(np.real(got[at])),
+            float(np.real(expected[at])),
+            None if room is None else float(room),
+        )
 
 
 def spread(
@@ -76,11 +114,12 @@ def compare(
     eps: float,
     rng: np.random.Generator,
     label: str,
+    away: bool = False,
 ) -> Sample:
     """Evaluate both at one point, with the tolerance of every entry."""
     mine, theirs = got(x, c), expected(x, c)
     moved = spread(got, x, c, eps, rng) + spread(expected, x, c, eps, rng)
-    return Sample(x, c, mine, theirs, tolerance_of(moved, theirs, leaves, eps), label)
+    return Sample(x, c, mine, theirs, tolerance_of(moved, theirs, leaves, eps), label, away)
 
 
 def tolerance_of(moved: Vector, expected: Vector, leaves: Iterable[Leaf], eps: float) -> Vector:
@@ -90,10 +129,10 @@ def tolerance_of(moved: Vector, expected: Vector, leaves: Iterable[Leaf], eps: f
         part = moved[leaf.part]
         if part.size:
             np.maximum(part, np.median(part), out=part)
-    return SPREADS * moved + rounding_room(expected, leaves, eps)
+    return SPREADS * moved + rounding_of(expected, leaves, eps)
 
 
-def rounding_room(expected: Vector, leaves: Iterable[Leaf], eps: float) -> Vector:
+def rounding_of(expected: Vector, leaves: Iterable[Leaf], eps: float) -> Vector:
     """What rounding the last operation can do to each entry; a little even to exact zeros."""
     size = np.nan_to_num(np.abs(expected), nan=0.0, posinf=0.0)
     # What is smaller than the least number that a dtype holds in all its digits may be lost.

@@ -8,31 +8,32 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxbp.verify.subject import programs
-from jaxbp.verify.subject.subject import (
-    QUICK,
-    LeafFunction,
-    Leaves,
-    Pullback,
-    Subject,
-    Vector,
-    pack,
-)
+from jaxbp.verify.subject.arguments import Subject
+from jaxbp.verify.subject.pullback import QUICK, Pullback
+from jaxbp.verify.subject.vectors import LeafFunction, Leaves, Vector, pack
 
 LARGEST = 4096
+"""Values of more entries are not replaced …"""
 MOST_VALUES = 120
+"""… and of the others the first so many."""
 NOTHING = np.zeros(0)
 
 
 class Value(NamedTuple):
     """A value that the backward program uses."""
 
-    what: str
-    """`a residual`, or the operation that makes it."""
+    primitive: str | None
+    """The operation that makes it; None: it is a residual."""
     shape: tuple[int, ...]
     summed: int | None = None
     """For a sum: the number of the value that is summed."""
     axes: tuple[int, ...] = ()
     """For a sum: over which axes."""
+
+    @property
+    def what(self) -> str:
+        """What a sentence calls it."""
+        return "a residual" if self.primitive is None else f"`{self.primitive}`"
 
 
 class Backward:
@@ -107,7 +108,7 @@ class Backward:
         kept: list[Any] = []  # alive, so that no identity is used twice
 
         def apply(eqn: Any, operands: list[Any]) -> list[Any]:
-            fields: dict[str, Any] = {"what": f"`{eqn.primitive.name}`"}
+            fields: dict[str, Any] = {"primitive": eqn.primitive.name}
             if eqn.primitive.name == "reduce_sum":
                 axes, whole = tuple(eqn.params["axes"]), numbers.get(id(operands[0]))
                 fields |= {"summed": whole, "axes": axes}
@@ -115,6 +116,6 @@ class Backward:
 
         _, pull = jax.vjp(lambda ls: self.fn(ls, others), leaves)
         program = jax.make_jaxpr(pull)(cts)
-        residuals = [replaceable(jnp.asarray(v), what="a residual") for v in program.consts]
+        residuals = [replaceable(jnp.asarray(v), primitive=None) for v in program.consts]
         program = type(program)(program.jaxpr, residuals)
         return programs.walk(program, list(cts), apply), seen

@@ -10,23 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 
-from jaxbp.verify.diagnose.gated import scan_sizes
 from jaxbp.verify.subject import programs
-from jaxbp.verify.subject.subject import (
-    QUICK,
-    LeafFunction,
-    Leaves,
-    Pullback,
-    Subject,
-    Vector,
-    pack,
-)
-
-_PASSING = {"add", "sub", "mul", "div", "max", "min", "select_n", "pow"}
-_UNARY = {
-    "cos", "erf", "exp", "expm1", "log", "log1p", "logistic", "rsqrt", "sin", "sqrt", "square",
-    "tan", "tanh", "integer_pow", "abs", "neg",
-}  # fmt: skip
+from jaxbp.verify.subject.arguments import Subject
+from jaxbp.verify.subject.primitives import LEAVABLE
+from jaxbp.verify.subject.pullback import QUICK, Pullback
+from jaxbp.verify.subject.vectors import LeafFunction, Leaves, Vector, pack
 
 
 class Step(NamedTuple):
@@ -85,7 +73,7 @@ class Altered:
 def _differentiated_late(eqn: Any, operands: list[Any]) -> list[Any]:
     """A scan with its own values, each step's derivative taken at the state that it hands on."""
     p = eqn.params
-    n_consts, n_carry = scan_sizes(p, len(operands))
+    n_consts, n_carry = programs.scan_sizes(p, len(operands))
     consts, init = operands[:n_consts], operands[n_consts : n_consts + n_carry]
     body = core.jaxpr_as_fun(p["jaxpr"])
 
@@ -110,8 +98,7 @@ def _with_value(x: Any, value: Any) -> Any:
 
 def _passed_on(eqn: Any) -> list[int]:
     """Which operands could be the result if the step were left out."""
-    name = eqn.primitive.name
-    if name not in _PASSING | _UNARY:
+    if eqn.primitive.name not in LEAVABLE:
         return []
     out = eqn.outvars[0].aval
     return [

@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxbp.verify.report import Finding
 from jaxbp.verify.subject import inputs
-from jaxbp.verify.subject.subject import Leaf, Vector
+from jaxbp.verify.subject.vectors import Leaf, Vector
 from jaxbp.verify.trial import Trial
 
 MOST_ROWS = 256

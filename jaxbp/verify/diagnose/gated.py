@@ -7,6 +7,7 @@ forgets such a thing gives exactly the answer of one setting of the gates.
 """
 
 import dataclasses
+import enum
 import itertools
 from collections import Counter
 from functools import partial
@@ -18,35 +19,17 @@ import numpy as np
 from jax.extend import core
 
 from jaxbp.verify.subject import programs
-from jaxbp.verify.subject.subject import (
-    QUICK,
-    LeafFunction,
-    Leaves,
-    Pullback,
-    Subject,
-    Vector,
-    pack,
-)
+from jaxbp.verify.subject.primitives import CALLS, CHOICES, CONTRACTIONS, HIDING, PRODUCTS, UNARY
+from jaxbp.verify.subject.vectors import LeafFunction, Leaves
 
 MOST_GATES = 400
+"""A program with more paths than that has its first ones looked at."""
+LARGEST_TURNED = 50_000
+"""Operands of more entries are not rearranged."""
+CARRIED = "carry"
+"""What stands for a primitive where a scan's step hands its state to the next."""
 
-_SAME_SHAPE_UNARY = {
-    "abs", "acos", "acosh", "asin", "asinh", "atan", "atanh", "cbrt", "cos", "cosh", "digamma",
-    "erf", "erf_inv", "erfc", "exp", "exp2", "expm1", "integer_pow", "lgamma", "log", "log1p",
-    "logistic", "neg", "rsqrt", "sign", "sin", "sinh", "sqrt", "square", "tan", "tanh",
-}  # fmt: skip
-_CONTRACTIONS = {"dot_general", "conv_general_dilated"}
-_PASSING = {"mul", "div", "max", "min", "pow", "select_n", "atan2"}
-_WITH_OWN_PATHS = _SAME_SHAPE_UNARY | _CONTRACTIONS | _PASSING
-_CALLS = {
-    "jit",
-    "pjit",
-    "closed_call",
-    "custom_jvp_call",
-    "custom_vjp_call",
-    "checkpoint",
-    "remat2",
-}
+_WITH_OWN_PATHS = UNARY | CONTRACTIONS | PRODUCTS | CHOICES
 
 
 @jax.custom_vjp
@@ -73,16 +56,27 @@ _join.defvjp(
 )
 
 
+class Kind(enum.StrEnum):
+    """What the weight of a gate does."""
+
+    PATH = "path"
+    """1 is whole, 0 cut."""
+    STRAIGHT = "straight"
+    """1 leaves an elementwise derivative out."""
+    OPERAND = "operand"
+    """1 adds the operand's derivative with the other operand rearranged."""
+    RESULT = "result"
+    """1 adds the operand's derivative with the incoming cotangent rearranged."""
+    STEP = "step"
+    """The share of one iteration of a scan."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Gate:
     """One place where the derivative can be changed."""
 
     index: int
-    kind: str
-    """`path`: 1 is whole, 0 cut. `straight`: 1 leaves an elementwise derivative out.
-    `operand`: 1 adds the operand's derivative with the other operand rearranged.
-    `result`: 1 adds the operand's derivative with the incoming cotangent rearranged.
-    `step`: the share of one iteration of a scan."""
+    kind: Kind
     primitive: str
     what: str
     partner: int = -1
@@ -116,9 +110,9 @@ class Gated:
         """The weights at which the derivative is the function's own."""
         weights = np.zeros(self._used)
         for gate in self.gates:
-            if gate.kind == "path":
+            if gate.kind is Kind.PATH:
                 weights[gate.index] = 1.0
-            if gate.kind == "step":
+            if gate.kind is Kind.STEP:
                 weights[gate.index : gate.index + gate.steps] = 1.0
         return weights
 
@@ -174,7 +168,9 @@ class _Run:
             if not any(flows):
                 return programs.bind(eqn, eqn.params, operands)
             name = eqn.primitive.name
-            branching = sum(flows) > 1 and name not in _CALLS and name not in _WITH_OWN_PATHS
+            branching = (
+                sum(flows) > 1 and name not in CALLS | HIDING and name not in _WITH_OWN_PATHS
+            )
             for i, v in enumerate(eqn.invars):
                 if flows[i] and (branching or uses[v] > 1):
                     operands[i] = self._path(here, eqn, i, operands[i], (place, v))
@@ -186,7 +182,7 @@ class _Run:
     def _path(self, here: tuple[Any, ...], eqn: Any, i: int, value: Any, variable: Any) -> Any:
         gate = self.owner.gate(
             (here, i, "path"),
-            kind="path",
+            kind=Kind.PATH,
             primitive=eqn.primitive.name,
             what=_described(eqn, i),
             source=self.sources.setdefault(variable, len(self.sources)),
@@ -205,15 +201,17 @@ class _Run:
         if name == "cond":
             index, *rest = operands
             branches = [
-                lambda *args, b=b, k=k: self.evaluate(_closed(b), list(args), flows[1:], (*here, k))
+                lambda *args, b=b, k=k: self.evaluate(
+                    programs.closed(b), list(args), flows[1:], (*here, k)
+                )
                 for k, b in enumerate(eqn.params["branches"])
             ]
             return list(jax.lax.switch(index, branches, *rest))
-        if name in _SAME_SHAPE_UNARY and flows[0]:
+        if name in UNARY and flows[0]:
             return [self._straight(eqn, operands, 0, here)]
-        if name in _PASSING:
+        if name in PRODUCTS | CHOICES:
             return [self._passing(eqn, operands, flows, here)]
-        if name in _CONTRACTIONS:
+        if name in CONTRACTIONS:
             return [self._contraction(eqn, operands, flows, here)]
         return programs.bind(eqn, eqn.params, operands)
 
@@ -223,7 +221,7 @@ class _Run:
         """Operand `i` behind a path of its own, the one that `straight` and `operand` cut."""
         gate = self.owner.gate(
             (here, i, "own"),
-            kind="path",
+            kind=Kind.PATH,
             primitive=eqn.primitive.name,
             what=_described(eqn, i),
         )
@@ -238,7 +236,7 @@ class _Run:
             return y
         gate = self.owner.gate(
             (here, i, "straight"),
-            kind="straight",
+            kind=Kind.STRAIGHT,
             primitive=eqn.primitive.name,
             what=f"the derivative of `{eqn.primitive.name}`",
             partner=cut.index,
@@ -258,12 +256,10 @@ class _Run:
         for i, cut in enumerate(cuts):
             if cut is None or raw[i].shape != y.shape or raw[i].dtype != y.dtype:
                 continue
-            factor = (
-                "the mask" if eqn.primitive.name in ("max", "min", "select_n") else "the factor"
-            )
+            factor = "the mask" if eqn.primitive.name in CHOICES else "the factor"
             gate = self.owner.gate(
                 (here, i, "straight"),
-                kind="straight",
+                kind=Kind.STRAIGHT,
                 primitive=eqn.primitive.name,
                 what=f"{factor} of `{eqn.primitive.name}`, operand {i}",
                 partner=cut.index,
@@ -287,20 +283,22 @@ class _Run:
                 continue
             other = jax.lax.stop_gradient(raw[1 - i])
             what = f"operand {1 - i} of `{eqn.primitive.name}`"
-            turned, gate = self._turned("operand", eqn, i, what, cut, here, other)
+            turned, gate = self._turned(Kind.OPERAND, eqn, i, what, cut, here, other)
             if gate is None:
                 continue
             pair = [raw[i], turned] if i == 0 else [turned, raw[i]]
             changed = programs.bind(eqn, eqn.params, pair)[0]
             y = _join(y, changed, self.weight(gate))
             if y.ndim > 1:  # the operand's derivative from a rearranged cotangent
-                changed, gate = self._turned("result", eqn, i, f"operand {i}", cut, here, changed)
+                changed, gate = self._turned(
+                    Kind.RESULT, eqn, i, f"operand {i}", cut, here, changed
+                )
                 y = y if gate is None else _join(y, changed, self.weight(gate))
         return y
 
     def _turned(
         self,
-        kind: str,
+        kind: Kind,
         eqn: Any,
         i: int,
         what: str,
@@ -309,7 +307,7 @@ class _Run:
         value: Any,
     ) -> tuple[Any, Gate | None]:
         """`value` rearranged as a gate of its own says, which may put zeros in."""
-        if value.size > 50_000:
+        if value.size > LARGEST_TURNED:
             return value, None
         gate = self.owner.gate(
             (here, i, kind),
@@ -329,8 +327,8 @@ class _Run:
         self, eqn: Any, operands: list[Any], flows: list[bool], here: tuple[Any, ...]
     ) -> list[Any]:
         p = eqn.params
-        n_consts, n_carry = scan_sizes(p, len(operands))
-        body, length = _closed(p["jaxpr"]), p["length"]
+        n_consts, n_carry = programs.scan_sizes(p, len(operands))
+        body, length = programs.closed(p["jaxpr"]), p["length"]
         consts, init = operands[:n_consts], operands[n_consts : n_consts + n_carry]
         xs = operands[n_consts + n_carry :]
         active = [on or n_consts <= i < n_consts + n_carry for i, on in enumerate(flows)]
@@ -341,7 +339,7 @@ class _Run:
             if active[i]:
                 gate = self.owner.gate(
                     (here, i, "step"),
-                    kind="step",
+                    kind=Kind.STEP,
                     primitive="scan",
                     what=f"constant {i} of the scan",
                     steps=length,
@@ -364,8 +362,8 @@ class _Run:
                 if active[n_consts + k]:
                     gate = self.owner.gate(
                         (here, k, "carry"),
-                        kind="path",
-                        primitive="carry",
+                        kind=Kind.PATH,
+                        primitive=CARRIED,
                         what="the state that one step of the scan hands to the next",
                     )
                 carried.append(c if gate is None else _gate(c, self.weight(gate)))
@@ -379,90 +377,11 @@ class _Run:
         return [*carry, *ys]
 
 
-def scan_sizes(params: Any, count: int) -> tuple[int, int]:
-    """How many constants and how many carried values a scan has; newer JAX keeps them as a tree."""
-    if "num_consts" in params:
-        return params["num_consts"], params["num_carry"]
-    consts, carry, _ = params["ft_in"].update(range(count)).unpack()
-    return len(list(consts)), len(list(carry))
-
-
 def _described(eqn: Any, i: int) -> str:
     if len(eqn.invars) == 1:
         return f"what flows through `{eqn.primitive.name}`"
     return f"what flows through operand {i} of `{eqn.primitive.name}`"
 
 
-def _closed(program: Any) -> Any:
-    return program if isinstance(program, core.ClosedJaxpr) else core.ClosedJaxpr(program, ())
-
-
 def _inexact(aval: Any) -> bool:
     return hasattr(aval, "dtype") and bool(jnp.issubdtype(aval.dtype, jnp.inexact))
-
-
-class Parts:
-    """The VJP of a gated function on vectors, for any setting of the gates."""
-
-    def __init__(self, subject: Subject, fn: LeafFunction, pullback: Pullback) -> None:
-        self.subject, self.pullback = subject, pullback
-        self.gated = Gated(fn)
-        leaves = subject.cast(subject.x, pullback.dtype)
-        with pullback.mode():
-            self.gated.allocate(leaves, subject.others)
-        self.gates = self.gated.gates
-        self._orders = {
-            g.index: np.arange(int(np.prod(g.shape, dtype=int)))
-            for g in self.gates
-            if g.kind in ("operand", "result")
-        }
-        self._run = jax.jit(self._vjp, compiler_options=QUICK)
-        self._names: list[str] = []
-        self._values = jax.jit(self._seen, compiler_options=QUICK)
-
-    def _vjp(
-        self, leaves: Leaves, others: Leaves, weights: Any, orders: Any, cts: Leaves
-    ) -> Leaves:
-        _, pull = jax.vjp(lambda ls: self.gated(ls, others, weights, orders), leaves)
-        return list(pull(cts)[0])
-
-    def _seen(self, leaves: Leaves, others: Leaves) -> list[Any]:
-        named: list[tuple[str, Any]] = []
-
-        def apply(eqn: Any, operands: list[Any]) -> list[Any]:
-            results = programs.bind(eqn, eqn.params, operands)
-            named.extend((f"`{eqn.primitive.name}`", r) for r in results)
-            return results
-
-        program = jax.make_jaxpr(self.gated.fn)(leaves, others)
-        out = programs.walk(program, [*leaves, *others], apply)
-        named += [("the output", v) for v in out]
-        named = [(n, v) for n, v in named if _inexact(v) and v.size <= 10_000]
-        self._names = [n for n, _ in named]
-        return [v for _, v in named]
-
-    def values(self, x: Vector) -> list[tuple[str, np.ndarray]]:
-        """Every real intermediate value at `x`, with the name of the operation that made it."""
-        with self.pullback.mode():
-            seen = self._values(self.subject.cast(x, self.pullback.dtype), self.subject.others)
-        named = zip(self._names, seen, strict=True)
-        return [(n, np.asarray(v, float)) for n, v in named if not np.iscomplexobj(v)]
-
-    def whole(self) -> np.ndarray:
-        """The weights of the function's own derivative."""
-        return self.gated.whole()
-
-    def answer(
-        self, x: Vector, c: Vector, weights: np.ndarray, orders: dict[int, np.ndarray] | None = None
-    ) -> Vector:
-        """The VJP with these gates; `orders` rearranges the operands of some."""
-        with self.pullback.mode():
-            return pack(
-                self._run(
-                    self.subject.cast(x, self.pullback.dtype),
-                    self.subject.others,
-                    weights,
-                    {**self._orders, **(orders or {})},
-                    self.pullback.cotangents(c),
-                )
-            )

@@ -3,13 +3,19 @@
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 Shape = tuple[int, ...]
 
 
-def counts(
-    inputs: Sequence[tuple[str, Shape]], outputs: Sequence[Shape]
-) -> Iterator[tuple[int, str]]:
+class Count(NamedTuple):
+    """A number of things that could be summed or averaged over."""
+
+    size: int
+    what: str
+
+
+def counts(inputs: Sequence[tuple[str, Shape]], outputs: Sequence[Shape]) -> Iterator[Count]:
     """Numbers of things that could be summed or averaged over, the most likely first."""
     for shape in outputs:
         yield from _products("the output", shape)
@@ -18,19 +24,19 @@ def counts(
     for (name, shape), out in itertools.product(inputs, outputs):
         inside, outside = math.prod(shape), math.prod(out)
         if outside and inside % outside == 0 and inside > outside:
-            yield inside // outside, f"the entries of `{name}` for each output entry"
+            yield Count(inside // outside, f"the entries of `{name}` for each output entry")
         if inside and outside % inside == 0 and outside > inside:
-            yield outside // inside, f"the output entries for each entry of `{name}`"
+            yield Count(outside // inside, f"the output entries for each entry of `{name}`")
 
 
-def _products(whose: str, shape: Shape) -> Iterator[tuple[int, str]]:
+def _products(whose: str, shape: Shape) -> Iterator[Count]:
     axes = range(len(shape))
     for length in range(1, len(shape) + 1):
         for chosen in itertools.combinations(axes, length):
             size = math.prod(shape[a] for a in chosen)
             if size > 1:
                 what = "axis" if length == 1 else "axes"
-                yield size, f"the size of {whose}'s {what} {', '.join(map(str, chosen))}"
+                yield Count(size, f"the size of {whose}'s {what} {', '.join(map(str, chosen))}")
 
 
 def close(a: float, b: float) -> bool:
@@ -38,12 +44,9 @@ def close(a: float, b: float) -> bool:
     return math.isclose(a, b, rel_tol=1e-6)
 
 
-def count_like(factor: float, sizes: Iterable[tuple[int, str]]) -> tuple[int, str] | None:
+def count_like(factor: float, sizes: Iterable[Count]) -> Count | None:
     """The count that `factor` equals, if any."""
-    for size, what in sizes:
-        if close(factor, size):
-            return size, what
-    return None
+    return next((count for count in sizes if close(factor, count.size)), None)
 
 
 def spelled(factor: float) -> str:

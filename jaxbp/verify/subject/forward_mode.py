@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxbp.verify.subject.subject import LeafFunction, Leaves
+from jaxbp.verify.subject.vectors import LeafFunction, Leaves
 
 
 def by_columns(fn: LeafFunction) -> LeafFunction:

@@ -6,7 +6,8 @@ keep every such property that the given data show.
 
 import numpy as np
 
-from jaxbp.verify.subject.subject import Subject, Vector, pack, unpack
+from jaxbp.verify.subject.arguments import Subject
+from jaxbp.verify.subject.vectors import Vector, pack, unpack
 
 
 def another_point(subject: Subject, rng: np.random.Generator, spread: float) -> Vector:

@@ -1,36 +1,17 @@
-"""A function without its hand-written rules: each `custom_vjp` replaced by its primal.
-
-Works on the traced program, so the rule may sit anywhere: in a jitted helper, a scan, a branch.
-"""
+"""A function's traced program: walked step by step, searched, compared."""
 
 import functools
 import re
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 
-from jaxbp.verify.subject.subject import LeafFunction, Leaves
-
-_INLINED = {"jit", "pjit", "closed_call", "core_call", "custom_vjp_call"}
-
-
-def without_rules(fn: LeafFunction) -> LeafFunction:
-    """`fn` with each `custom_vjp` call replaced by its primal."""
-
-    def plain(leaves: Leaves, others: Leaves) -> Leaves:
-        program = jax.make_jaxpr(fn)(leaves, others)
-        return evaluate(program, [*leaves, *others])
-
-    return plain
-
-
-def evaluate(program: Any, args: list[Any]) -> list[Any]:
-    """Run a closed jaxpr, with its rules replaced by their primals."""
-    return walk(program, args, lambda eqn, args: bind(eqn, _params_without_rules(eqn), args))
+from jaxbp.verify.subject.primitives import CALLS, HIDING
+from jaxbp.verify.subject.vectors import eps_of
 
 
 def walk(
@@ -69,19 +50,19 @@ def inlined_program(eqn: Any) -> Any | None:
     """The closed jaxpr that a call is the same as, or None where it is no plain call."""
     name = eqn.primitive.name
     if name == "custom_jvp_call" and has_rule(eqn.params["call_jaxpr"]):
-        return _closed(eqn.params["call_jaxpr"])
+        return closed(eqn.params["call_jaxpr"])
     if name == "custom_vmap_call":
-        return _closed(eqn.params["call"])
-    if name not in _INLINED:
+        return closed(eqn.params["call"])
+    if name not in CALLS:
         return None
     inner = eqn.params.get("jaxpr", eqn.params.get("call_jaxpr"))
-    return None if inner is None else _closed(inner)
+    return None if inner is None else closed(inner)
 
 
 def inlined_wholly(eqn: Any) -> Any | None:
     """As `inlined_program`, of the calls too that a derivative of their own or remat hides."""
-    if eqn.primitive.name in ("custom_jvp_call", "remat2", "checkpoint", "remat"):
-        return _closed(eqn.params.get("call_jaxpr", eqn.params.get("jaxpr")))
+    if eqn.primitive.name in HIDING:
+        return closed(eqn.params.get("call_jaxpr", eqn.params.get("jaxpr")))
     return inlined_program(eqn)
 
 
@@ -91,29 +72,16 @@ def bind(eqn: Any, params: dict[str, Any], operands: list[Any]) -> list[Any]:
     return list(result) if eqn.primitive.multiple_results else [result]
 
 
-def _params_without_rules(eqn: Any) -> dict[str, Any]:
-    def replaced(value: Any) -> Any:
-        if isinstance(value, tuple) and any(map(is_program, value)):
-            return tuple(map(replaced, value))
-        if not is_program(value) or not has_rule(value):
-            return value
-        return rewritten(value, evaluate)
-
-    if not any(map(has_rule, sub_programs(eqn))):
-        return eqn.params
-    return {key: replaced(value) for key, value in eqn.params.items()}
-
-
 def rewritten(
     program: Any,
     run: Callable[[Any, list[Any]], list[Any]],
     dtype: Callable[[Any], Any] = lambda aval: aval.dtype,
 ) -> Any:
     """An equation's program as `run` runs it, of inputs of other dtypes."""
-    closed = _closed(program)
-    avals = [aval.update(dtype=dtype(aval)) for aval in closed.in_avals]
-    traced = jax.make_jaxpr(lambda *args: run(closed, list(args)))(*avals)
-    return traced if type(program) is type(closed) else traced.jaxpr
+    whole = closed(program)
+    avals = [aval.update(dtype=dtype(aval)) for aval in whole.in_avals]
+    traced = jax.make_jaxpr(lambda *args: run(whole, list(args)))(*avals)
+    return traced if type(program) is type(whole) else traced.jaxpr
 
 
 def is_program(value: Any) -> bool:
@@ -121,7 +89,8 @@ def is_program(value: Any) -> bool:
     return isinstance(value, (core.Jaxpr, core.ClosedJaxpr))
 
 
-def _closed(program: Any) -> Any:
+def closed(program: Any) -> Any:
+    """A program with its constants, of which an equation's bare one has none."""
     if isinstance(program, core.ClosedJaxpr):
         return program
     return core.ClosedJaxpr(program, ())
@@ -153,14 +122,14 @@ def asks_for_symbolic_zeros(program: Any) -> bool:
     return any(eqn.params.get("symbolic_zeros") is True for eqn in equations(program))
 
 
-def coarsest_eps(program: Any, wide: Any = np.float64) -> float:
+def coarsest_eps(program: Any) -> float:
     """The rounding unit of the narrowest floating dtype that a program computes in."""
-    eps = float(jnp.finfo(wide).eps)
+    eps = eps_of(np.float64)
     for eqn in equations(program):
         for var in eqn.outvars:
             dtype = getattr(var.aval, "dtype", None)
             if dtype is not None and jnp.issubdtype(dtype, jnp.inexact) and var.aval.size:
-                eps = max(eps, float(jnp.finfo(dtype).eps))
+                eps = max(eps, eps_of(dtype))
     return eps
 
 
@@ -191,3 +160,18 @@ def _numbers(program: Any) -> list[Any]:
 def trace(fn: Callable[..., Any], *args: Any) -> Any:
     """The closed jaxpr of `fn` at these arguments."""
     return jax.make_jaxpr(fn)(*args)
+
+
+class ScanSizes(NamedTuple):
+    """How many operands of a scan are the same in each step, and how many are handed on."""
+
+    constants: int
+    carried: int
+
+
+def scan_sizes(params: Any, count: int) -> ScanSizes:
+    """Those of a scan of `count` operands; newer JAX keeps them as a tree."""
+    if "num_consts" in params:
+        return ScanSizes(params["num_consts"], params["num_carry"])
+    consts, carry, _ = params["ft_in"].update(range(count)).unpack()
+    return ScanSizes(len(list(consts)), len(list(carry)))

@@ -11,10 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxbp.verify.subject import programs
-from jaxbp.verify.subject.subject import LeafFunction, Leaves, vjp_of
-
-_AS_WRITTEN = {"bitcast_convert_type", "pure_callback", "io_callback", "rng_uniform"}
-"""Whose meaning is in the dtype."""
+from jaxbp.verify.subject.primitives import AS_WRITTEN
+from jaxbp.verify.subject.pullback import vjp_of
+from jaxbp.verify.subject.vectors import LeafFunction, Leaves
 
 
 def widened(fn: LeafFunction) -> LeafFunction:
@@ -47,7 +46,7 @@ def _evaluate(program: Any, args: list[Any]) -> list[Any]:
 def _apply(eqn: Any, operands: list[Any]) -> list[Any]:
     if eqn.primitive.name == "reduce_precision":
         return operands
-    if eqn.primitive.name in _AS_WRITTEN:
+    if eqn.primitive.name in AS_WRITTEN:
         given = [
             jnp.asarray(v).astype(atom.aval.dtype) if _is_inexact(v) else v
             for v, atom in zip(operands, eqn.invars, strict=True)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from jaxbp.verify.compare.finite_differences import FiniteDifferences
-from jaxbp.verify.subject.subject import Leaf
+from jaxbp.verify.subject.vectors import Leaf
 
 EPS = np.finfo(float).eps
 

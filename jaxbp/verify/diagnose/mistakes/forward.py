@@ -8,10 +8,13 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from jaxbp.verify.diagnose.evidence import Diagnosis, Evidence
-from jaxbp.verify.subject.subject import unpack
+from jaxbp.verify.diagnose.diagnosis import Diagnosis
+from jaxbp.verify.diagnose.evidence import Evidence
 
 MOST_STEPS = 80
+"""Of a longer program the first so many steps are tried."""
+EXACT = 1e-9
+"""Of the first question's error no more may be left."""
 
 
 def step_changed(e: Evidence) -> Iterator[Diagnosis]:
@@ -19,20 +22,14 @@ def step_changed(e: Evidence) -> Iterator[Diagnosis]:
     altered = e.altered()
     if altered is None:
         return
-    error = float(np.sum(np.abs(e.got[0] - e.truth[0]) ** 2))
-    for step, (word, change) in enumerate(altered.steps[:MOST_STEPS]):
-        answer = unpack(altered.answer(e.points[0], e.cotangents[0], step)[e.leaf.part], e.leaf)
-        with np.errstate(over="ignore", invalid="ignore"):
-            left = float(np.sum(np.abs(e.got[0] - answer) ** 2))
-        if not left <= 1e-9 * error:
+    questions = list(zip(e.points, e.cotangents, strict=True))
+    for number, step in enumerate(altered.steps[:MOST_STEPS]):
+        if not e.left(e.mine(altered.answer(*questions[0], number))) <= EXACT:
             continue
-        answers = [
-            unpack(altered.answer(x, c, step)[e.leaf.part], e.leaf)
-            for x, c in zip(e.points, e.cotangents, strict=True)
-        ]
+        answers = [e.mine(altered.answer(x, c, number)) for x, c in questions]
         yield Diagnosis(
-            word,
-            f"the cotangent is the one of the function {change}: so the forward is computed anew, "
-            "or kept",
+            step.word,
+            f"the cotangent is the one of the function {step.change}: so the forward is computed "
+            "anew, or kept",
             e.explained(np.array(answers)),
         )

@@ -7,8 +7,9 @@ import pytest
 
 from jaxbp.verify.diagnose.altered_backward import Backward, Value
 from jaxbp.verify.diagnose.mistakes import backward as mistakes
-from jaxbp.verify.subject.subject import Pullback, Subject
-from tests.verify.evidence import Vjp, evidence, leaves_of, random, sentences, words
+from jaxbp.verify.subject.arguments import Subject
+from jaxbp.verify.subject.pullback import Pullback
+from tests.verify.diagnose.evidence import Vjp, evidence, leaves_of, random, sentences, words
 from tests.verify.rules import normal
 
 X = leaves_of(x=(3, 4))
@@ -25,10 +26,10 @@ class Program:
     """Stands in for `Backward`: dx = p (dy - Σ dy p) with p = exp(x) TABLE, value by value."""
 
     known = (
-        Value("a residual", (3, 4)),
-        Value("`mul`", (3, 4)),
-        Value("`reduce_sum`", (3,), 1, (1,)),
-        Value("`broadcast_in_dim`", (3, 4)),
+        Value(None, (3, 4)),
+        Value("mul", (3, 4)),
+        Value("reduce_sum", (3,), 1, (1,)),
+        Value("broadcast_in_dim", (3, 4)),
     )
 
     def run(self, x, c, replaced):

@@ -6,8 +6,9 @@ import numpy as np
 
 from jaxbp.verify.diagnose.altered_forward import Altered, Step
 from jaxbp.verify.diagnose.mistakes import forward as mistakes
-from jaxbp.verify.subject.subject import Pullback, Subject
-from tests.verify.evidence import evidence, leaves_of, random, sentences, vjp_of, words
+from jaxbp.verify.subject.arguments import Subject
+from jaxbp.verify.subject.pullback import Pullback
+from tests.verify.diagnose.evidence import evidence, leaves_of, random, sentences, vjp_of, words
 from tests.verify.rules import normal
 
 X6 = leaves_of(x=(6,))

@@ -5,7 +5,7 @@ import pytest
 
 from jaxbp.verify.diagnose.gated import Gate
 from jaxbp.verify.diagnose.mistakes import terms as mistakes
-from tests.verify.evidence import evidence, leaves_of, random, sentences, vjp_of, words
+from tests.verify.diagnose.evidence import evidence, leaves_of, random, sentences, vjp_of, words
 
 X4 = leaves_of(x=(4,))
 TERMS = list(np.random.default_rng(0).normal(size=(4, 4, 4)))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from jaxbp.verify.diagnose.mistakes import values as mistakes
-from tests.verify.evidence import evidence, leaves_of, random, sentences, words
+from tests.verify.diagnose.evidence import evidence, leaves_of, random, sentences, words
 
 X6 = leaves_of(x=(6,))
 

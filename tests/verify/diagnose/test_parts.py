@@ -4,8 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxbp.verify.diagnose.gated import Parts
-from jaxbp.verify.subject.subject import Pullback, Subject
+from jaxbp.verify.diagnose.parts import Parts
+from jaxbp.verify.subject.arguments import Subject
+from jaxbp.verify.subject.pullback import Pullback
 from tests.verify.rules import normal
 
 

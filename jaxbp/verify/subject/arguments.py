@@ -1,11 +1,8 @@
-"""The function on trial, as a function of the array leaves that it can be differentiated by.
+"""Which arrays among the arguments a function can be differentiated by, and how it is called.
 
-Everything else in the checker speaks of flat float64 vectors: `x` holds every differentiable leaf
-one after the other, `y` every floating output. A `Subject` knows which part of `x` is which
-argument, and a `Pullback` evaluates a function and its VJP on such vectors in one chosen dtype.
+A `Subject` knows which part of a vector `x` is which argument.
 """
 
-import dataclasses
 import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
@@ -15,34 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-Vector = np.ndarray
-Leaves = list[Any]
-LeafFunction = Callable[[Leaves, Leaves], Leaves]
-"""From the differentiable and the other array leaves to the floating output leaves."""
-
-QUICK: dict[str, bool | int | str] = {"xla_backend_optimization_level": 0}
-"""Compiler options for what is evaluated a few times: compiling takes half as long."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Leaf:
-    """One differentiable array among the arguments."""
-
-    name: str
-    argument: int
-    """Which top-level argument it belongs to, positional ones first."""
-    shape: tuple[int, ...]
-    dtype: np.dtype
-    start: int
-    stop: int
-
-    @property
-    def part(self) -> slice:
-        return slice(self.start, self.stop)
-
-    @property
-    def size(self) -> int:
-        return self.stop - self.start
+from jaxbp.verify.subject.vectors import Leaf, LeafFunction, Leaves, Vector, pack, unpack
 
 
 class Subject:
@@ -133,110 +103,6 @@ class Subject:
     @property
     def is_real(self) -> bool:
         return all(_is_real(leaf.dtype) for leaf in self.leaves)
-
-
-def pack(leaves: Sequence[Any]) -> Vector:
-    """Lay leaves one after the other, in float64 (complex128 if any is complex)."""
-    parts = [np.asarray(leaf) for leaf in leaves]
-    wide = np.complex128 if any(p.dtype.kind == "c" for p in parts) else np.float64
-    if not parts:
-        return np.zeros(0)
-    return np.concatenate([p.astype(wide).reshape(-1) for p in parts])
-
-
-def unpack(part: Vector, leaf: Leaf) -> np.ndarray:
-    """One leaf's part of a vector, in the leaf's shape."""
-    return part.reshape(leaf.shape)
-
-
-class Pullback:
-    """A function's value and VJP on flat vectors, in one dtype, compiled once.
-
-    With `dtype` float64 the function is traced with JAX's 64-bit mode on and every real leaf cast;
-    with None it sees the leaves as they were given; a narrower dtype casts every real leaf to it.
-    """
-
-    def __init__(self, subject: Subject, fn: LeafFunction, dtype: Any = None) -> None:
-        self.subject = subject
-        self.fn = fn
-        self.dtype = dtype
-        self.wide = dtype is not None and np.dtype(dtype) == np.float64
-        options = None if dtype is None else QUICK
-        self._value = jax.jit(fn, compiler_options=options)
-        self._vjp = jax.jit(vjp_of(fn), compiler_options=options)
-        self._outputs: list[jax.ShapeDtypeStruct] | None = None
-        self.interpreted = False
-        """Evaluate without compiling: for a rule that cannot be traced."""
-        self.refused = ""
-
-    def mode(self) -> Any:
-        """The context in which the function is traced and run."""
-        return jax.enable_x64(True) if self.wide else jax.enable_x64(x64_enabled())
-
-    def outputs(self) -> list[jax.ShapeDtypeStruct]:
-        """The output leaves' shapes and dtypes."""
-        if self._outputs is None:
-            with self.mode():
-                leaves = self.subject.cast(self.subject.x, self.dtype)
-                self._outputs = list(jax.eval_shape(self.fn, leaves, self.subject.others))
-        return self._outputs
-
-    def value(self, x: Vector) -> Vector:
-        """y = f(x)."""
-        with self.mode():
-            return pack(self._value(self.subject.cast(x, self.dtype), self.subject.others))
-
-    def cotangents(self, c: Vector) -> list[np.ndarray]:
-        """The output leaves' parts of `c`, in the outputs' shapes and dtypes."""
-        leaves, start = [], 0
-        for out in self.outputs():
-            stop = start + int(np.prod(out.shape, dtype=int))
-            part = c[start:stop]
-            if not jnp.issubdtype(out.dtype, jnp.complexfloating):
-                part = part.real
-            leaves.append(part.reshape(out.shape).astype(out.dtype))
-            start = stop
-        return leaves
-
-    def __call__(self, x: Vector, c: Vector) -> Vector:
-        """(∂f/∂x)ᵀ c."""
-        return pack(self.raw(x, c)[1])
-
-    def raw(self, x: Vector, c: Vector) -> tuple[list[Any], list[Any]]:
-        """The value that `jax.vjp` gives, and the cotangents, as arrays."""
-        if self.interpreted:
-            value, pull = self.eager(x)
-            return value, pull(c)
-        with self.mode():
-            leaves = self.subject.cast(x, self.dtype)
-            return self._vjp(leaves, self.subject.others, self.cotangents(c))
-
-    def eager(self, x: Vector) -> tuple[list[Any], Callable[[Vector], list[Any]]]:
-        """As `raw`, but without compiling: the plain call, one operation after the other."""
-        with self.mode():
-            leaves = [jnp.asarray(v) for v in self.subject.cast(x, self.dtype)]
-            value, pull = jax.vjp(lambda *ls: self.fn(list(ls), self.subject.others), *leaves)
-
-        def pull_back(c: Vector) -> list[Any]:
-            with self.mode():
-                return list(pull([jnp.asarray(part) for part in self.cotangents(c)]))
-
-        return value, pull_back
-
-
-def x64_enabled() -> bool:
-    """Whether the user runs JAX in its 64-bit mode."""
-    return bool(jax.config.read("jax_enable_x64"))
-
-
-def vjp_of(fn: LeafFunction) -> Callable[[Leaves, Leaves, Leaves], tuple[Leaves, Leaves]]:
-    """(leaves, others, cotangents) -> (value, VJP)."""
-
-    def vjp(leaves: Leaves, others: Leaves, cotangents: Leaves) -> tuple[Leaves, Leaves]:
-        value, pull = jax.vjp(lambda *ls: fn(list(ls), others), *leaves)
-        return value, list(pull(cotangents))
-
-    return vjp
 
 
 def _function_name(fn: Any) -> str:

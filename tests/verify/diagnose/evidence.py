@@ -3,7 +3,7 @@
 import numpy as np
 
 from jaxbp.verify.diagnose.evidence import Evidence
-from jaxbp.verify.subject.subject import Leaf
+from jaxbp.verify.subject.vectors import Leaf
 
 BELIEVED = 0.95
 
@@ -56,6 +56,11 @@ def evidence(right, wrong, leaves, outputs=None, values=None, **fields):
         right,
         **fields,
     )
+
+
+def of(right, wrong, shape=(6,), outputs=None):
+    """What is known of one leaf, by two Jacobians."""
+    return evidence(right, wrong, leaves_of(x=shape), outputs)
 
 
 class Vjp:
