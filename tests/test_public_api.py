@@ -166,6 +166,17 @@ ROOMS = [
 ]
 # A room apart, and what it may see of the house.
 APART = {"verify": {"verify"}}
+# The rooms of the checker, lower ones first: those of one line know nothing of each other.
+CHECKER = [
+    {"report", "subject"},
+    {"compare"},
+    {"trial"},
+    {"diagnose"},
+    {"checks"},
+    {"check"},
+    {"", "case"},  # what the checker is to others
+    {"cli"},
+]
 # Not a rule, but what `jaxbp verify` checks the rules with: it stands above both.
 CASES = PACKAGE / "rules" / "cases.py"
 BARE = {"jax", "numpy", "jaxbp"}  # all that the library imports beside the standard library
@@ -203,6 +214,46 @@ def test_lower_rooms_never_import_higher_ones(path, name):
     for height, here in enumerate(ROOMS):
         if name in here and path != CASES:
             assert rooms <= set().union(*ROOMS[: height + 1])
+
+
+IN_CHECKER = [p for p in MODULES if p.values[1] == "verify"]
+
+
+def checker_room(module):
+    """The room of `jaxbp.verify.room.file`; "" is the package itself."""
+    return module.removeprefix("jaxbp.verify").partition(".")[2].partition(".")[0]
+
+
+@pytest.mark.parametrize("path", [p.values[0] for p in IN_CHECKER], ids=[p.id for p in IN_CHECKER])
+def test_the_checker_s_lower_rooms_never_import_higher_ones(path):
+    here = path.relative_to(PACKAGE / "verify").with_suffix("").parts[0]
+    here = "" if here == "__init__" else here
+    (height,) = [k for k, room in enumerate(CHECKER) if here in room]
+    rooms = {checker_room(m) for m in imported(path) if m.startswith("jaxbp.verify")}
+    assert rooms <= set().union({here}, *CHECKER[:height])
+    if here == "report":
+        assert not {"jax", "numpy"} & {module.split(".")[0] for module in imported(path)}
+
+
+def test_no_circle_of_files_in_the_checker():
+    graph = {}
+    for path in (PACKAGE / "verify").rglob("*.py"):
+        parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+        name = ".".join(parts).removesuffix(".__init__")
+        graph[name] = {m for m in named_modules(path) if m.startswith("jaxbp.verify")} - {name}
+    while leaves := {name for name, needs in graph.items() if not needs & set(graph)}:
+        graph = {name: needs for name, needs in graph.items() if name not in leaves}
+    assert not graph, f"each of these needs another one: {sorted(graph)}"
+
+
+def named_modules(path):
+    """What a file imports, `from package import module` as the module."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            for alias in node.names:
+                inner = PACKAGE.parent / (node.module.replace(".", "/") + f"/{alias.name}")
+                is_module = inner.with_suffix(".py").exists() or inner.is_dir()
+                yield f"{node.module}.{alias.name}" if is_module else node.module
 
 
 @pytest.mark.parametrize(("path", "name"), MODULES)

@@ -13,6 +13,8 @@ from typing import Any, NamedTuple, TypeGuard
 
 import jax
 
+from jaxbp.verify.cli.failure import reason
+
 
 class Rule(NamedTuple):
     """A `custom_vjp` that was found."""
@@ -81,17 +83,6 @@ def _modules(package: str, failures: list[Failure]) -> Iterator[ModuleType]:
             failures.append(Failure(name, reason(error)))
         else:
             yield from _modules(name, failures)
-
-
-def reason(error: BaseException) -> str:
-    """Give an exception as one line.
-
-    Example:
-        >>> reason(ValueError("no\\nmore"))
-        'ValueError: no more'
-    """
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def _rules(module: ModuleType) -> Iterator[tuple[str, Any]]:

@@ -5,7 +5,8 @@ import textwrap
 
 import pytest
 
-from jaxbp.verify.cli.discover import Failure, discover, reason
+from jaxbp.verify.cli.discover import Failure, discover
+from jaxbp.verify.cli.failure import reason
 
 _names = (f"discovered_{number}" for number in itertools.count())
 

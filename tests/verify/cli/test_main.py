@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from jaxbp.verify.cli import main as command
+from jaxbp.verify.cli import options
 
 RULES = """
 import jax
@@ -411,7 +412,7 @@ def test_a_folder_that_is_not_installed_has_no_version(capsys, monkeypatch):
     def nowhere(name):
         raise importlib.metadata.PackageNotFoundError(name)
 
-    monkeypatch.setattr(command, "version", nowhere)
+    monkeypatch.setattr(options, "version", nowhere)
     with pytest.raises(SystemExit, match="0"):
         command.main(["--version"])
     assert "not installed" in capsys.readouterr().out
