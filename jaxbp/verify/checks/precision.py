@@ -5,6 +5,7 @@ a kink is no rounding error; autodiff is held to its own formula in the same way
 """
 
 from functools import partial
+from operator import methodcaller
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -12,7 +13,7 @@ import numpy as np
 
 from jaxbp.verify.checks.outcome import Errors, Outcome, finding
 from jaxbp.verify.compare.sample import spread
-from jaxbp.verify.report import Precision
+from jaxbp.verify.report import Finding, Precision
 from jaxbp.verify.report.rows import PRECISIONS, precision_row
 from jaxbp.verify.subject import inputs
 from jaxbp.verify.subject.pullback import Pullback
@@ -81,23 +82,13 @@ def _in_dtype(
         return
     figures, bad = [], []
     for leaf in trial.subject.leaves:
-        own, (mine, theirs, conditioned) = dtype or str(leaf.dtype), errors[leaf.name]
-        if not np.isfinite(theirs):
-            continue  # autodiff overflows as well: nothing to be held to
-        if own not in FLOORS:
-            continue  # a float64 argument beside narrower ones: the truth itself
-        floor = max(theirs, FLOORS[own])
-        figures.append(Precision(dtype or MIXED, leaf.name, mine, theirs, mine / floor))
-        half = str(leaf.dtype) == own != "float32"
-        allowed = WORST_RATIO_IN_HALF if half else WORST_RATIO
-        if mine / floor > allowed and conditioned > OF_CONDITION * allowed:
-            message = (
-                f"in {dtype or 'the dtypes given'} the cotangent is {mine:.3g} units in the "
-                f"last place from the float64 truth, autodiff {theirs:.3g}: "
-                f"{_asked(dtype, own, mine)}"
-            )
-            at = Errors(mine, theirs, allowed * floor)
-            bad.append(finding(name, "precision", message, argument=leaf.name, errors=at))
+        found = errors[leaf.name]
+        if not np.isfinite(found.theirs) or (dtype or str(leaf.dtype)) not in FLOORS:
+            continue  # autodiff overflows as well, or a float64 argument beside narrower ones
+        figures.append(_figure(leaf, dtype, found))
+        wrong = _wrong(leaf, dtype, found)
+        if wrong is not None:
+            bad.append(wrong)
     if not figures:
         why = "autodiff itself overflows, or the truth is zero: no digits to lose"
         outcome.row(name, None, why)
@@ -109,6 +100,28 @@ def _in_dtype(
     outcome.precisions += figures
 
 
+def _figure(leaf: Leaf, dtype: str | None, error: "_Error") -> Precision:
+    ratio = error.over(FLOORS[dtype or str(leaf.dtype)])
+    return Precision(dtype or MIXED, leaf.name, error.mine, error.theirs, ratio)
+
+
+def _wrong(leaf: Leaf, dtype: str | None, error: "_Error") -> Finding | None:
+    """What is said of a leaf that loses more than it may."""
+    own = dtype or str(leaf.dtype)
+    half = str(leaf.dtype) == own != "float32"
+    allowed = WORST_RATIO_IN_HALF if half else WORST_RATIO
+    if error.over(FLOORS[own]) <= allowed or error.conditioned <= OF_CONDITION * allowed:
+        return None
+    message = (
+        f"in {dtype or 'the dtypes given'} the cotangent is {error.mine:.3g} units in the last "
+        f"place from the float64 truth, autodiff {error.theirs:.3g}: "
+        f"{_asked(dtype, own, error.mine)}"
+    )
+    errors = Errors(error.mine, error.theirs, allowed * max(error.theirs, FLOORS[own]))
+    name = precision_row(dtype or MIXED)
+    return finding(name, "precision", message, argument=leaf.name, errors=errors)
+
+
 class _Error(NamedTuple):
     """Of one leaf, root mean squares."""
 
@@ -118,6 +131,10 @@ class _Error(NamedTuple):
     """Autodiff's, in ulps."""
     conditioned: float
     """The rule's, over what last-bit changes of the input do."""
+
+    def over(self, floor: float) -> float:
+        """The rule's over autodiff's, which counts as no less than a floor."""
+        return self.mine / max(self.theirs, floor)
 
 
 NOTHING_TO_LOSE = _Error(0.0, np.inf, 0.0)
@@ -154,13 +171,10 @@ def _errors(
             for found in (of_either_sign, of_one_sign)
             if leaf.name in found
         ]
-        ratio = partial(_ratio, floor=floor)
-        worst[leaf.name] = max(medians, key=ratio) if medians else NOTHING_TO_LOSE
+        worst[leaf.name] = NOTHING_TO_LOSE
+        if medians:
+            worst[leaf.name] = max(medians, key=methodcaller("over", floor))
     return worst
-
-
-def _ratio(error: _Error, floor: float) -> float:
-    return error.mine / max(error.theirs, floor)
 
 
 class _Answer(NamedTuple):

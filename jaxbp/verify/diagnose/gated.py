@@ -333,40 +333,17 @@ class _Run:
         xs = operands[n_consts + n_carry :]
         active = [on or n_consts <= i < n_consts + n_carry for i, on in enumerate(flows)]
         active = [on and _inexact(v.aval) for on, v in zip(active, body.jaxpr.invars, strict=True)]
-        steps = []
-        for i in range(n_consts):
-            gate = None
-            if active[i]:
-                gate = self.owner.gate(
-                    (here, i, "step"),
-                    kind=Kind.STEP,
-                    primitive="scan",
-                    what=f"constant {i} of the scan",
-                    steps=length,
-                )
-            steps.append(gate)
+        gates = [self._step_gate(i, length, here) if active[i] else None for i in range(n_consts)]
 
         def step(carry: Any, inputs: Any) -> tuple[Any, Any]:
             slices, t = inputs
-            given = []
-            for const, gate in zip(consts, steps, strict=True):
-                if gate is None:
-                    given.append(const)
-                elif self.weights is None:
-                    given.append(_gate(const, jnp.ones((), "float32")))
-                else:
-                    given.append(_gate(const, self.weights[gate.index + t]))
-            carried = []
-            for k, c in enumerate(carry):
-                gate = None
-                if active[n_consts + k]:
-                    gate = self.owner.gate(
-                        (here, k, "carry"),
-                        kind=Kind.PATH,
-                        primitive=CARRIED,
-                        what="the state that one step of the scan hands to the next",
-                    )
-                carried.append(c if gate is None else _gate(c, self.weight(gate)))
+            given = [
+                self._in_step(const, gate, t) for const, gate in zip(consts, gates, strict=True)
+            ]
+            carried = [
+                self._handed_on(c, k, here) if active[n_consts + k] else c
+                for k, c in enumerate(carry)
+            ]
             out = self.evaluate(body, [*given, *carried, *slices], active, (*here, "body"))
             return out[:n_carry], out[n_carry:]
 
@@ -375,6 +352,33 @@ class _Run:
             step, list(init), (list(xs), counter), length, reverse=p["reverse"]
         )
         return [*carry, *ys]
+
+    def _step_gate(self, constant: int, length: int, here: tuple[Any, ...]) -> Gate | None:
+        """The gate of what each step of a scan sends back to one of its constants."""
+        return self.owner.gate(
+            (here, constant, "step"),
+            kind=Kind.STEP,
+            primitive="scan",
+            what=f"constant {constant} of the scan",
+            steps=length,
+        )
+
+    def _in_step(self, constant: Any, gate: Gate | None, t: Any) -> Any:
+        """A constant as step `t` has it, behind its gate."""
+        if gate is None:
+            return constant
+        whole = jnp.ones((), "float32")
+        return _gate(constant, whole if self.weights is None else self.weights[gate.index + t])
+
+    def _handed_on(self, value: Any, k: int, here: tuple[Any, ...]) -> Any:
+        """A state that one step hands to the next, behind its gate."""
+        gate = self.owner.gate(
+            (here, k, "carry"),
+            kind=Kind.PATH,
+            primitive=CARRIED,
+            what="the state that one step of the scan hands to the next",
+        )
+        return value if gate is None else _gate(value, self.weight(gate))
 
 
 def _described(eqn: Any, i: int) -> str:
