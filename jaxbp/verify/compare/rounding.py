@@ -21,6 +21,7 @@ from jaxbp.verify.subject.pullback import Pullback
 from jaxbp.verify.subject.vectors import Leaf, Vector, pack
 
 TRIALS = 8
+"""So often is every step changed: more than in `sample`, as this is asked about few answers."""
 SMALL = 1e-4
 """Relative to the largest entry; what is more is not put down to rounding."""
 ROUNDINGS = 64.0

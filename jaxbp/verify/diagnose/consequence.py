@@ -14,7 +14,9 @@ from jaxbp.verify.subject.vectors import Leaf, Vector
 from jaxbp.verify.trial import Trial
 
 MOST_ROWS = 256
+"""Jacobians of more rows are not compared: each row is a question to both sides."""
 EXACT = 1e-6
+"""Relative to the largest: as closely must the linear map give right and wrong answers."""
 
 
 def explained(trial: Trial, findings: list[Finding], x: Vector) -> list[Finding]:

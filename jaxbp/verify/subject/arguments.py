@@ -3,6 +3,7 @@
 A `Subject` knows which part of a vector `x` is which argument.
 """
 
+import enum
 import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
@@ -13,6 +14,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxbp.verify.subject.vectors import Leaf, LeafFunction, Leaves, Vector, pack, unpack
+
+
+class Role(enum.Enum):
+    """What becomes of one leaf of the arguments."""
+
+    DIFFERENTIATED = enum.auto()
+    PASSED_ON = enum.auto()
+    """An array that is not differentiated."""
+    STATIC = enum.auto()
 
 
 class Subject:
@@ -28,7 +38,7 @@ class Subject:
         paths, self._tree = jax.tree_util.tree_flatten_with_path((tuple(args), dict(kwargs)))
         arrays = [leaf for _, leaf in paths if _is_array(leaf)]
         self._template: list[Any] = []
-        self._kind: list[str] = []
+        self._roles: list[Role] = []
         self.leaves: list[Leaf] = []
         self.values: list[np.ndarray] = []
         self.others: list[Any] = []
@@ -38,16 +48,16 @@ class Subject:
             argument, name = _locate(path, names, len(args), kwargs)
             if argument not in held:
                 _refuse(name, leaf)
-            kind = "static" if argument in held else _kind_of(leaf)
-            self._kind.append(kind)
+            role = Role.STATIC if argument in held else _role_of(leaf)
+            self._roles.append(role)
             self._template.append(leaf)
-            if kind == "diff":
+            if role is Role.DIFFERENTIATED:
                 value = np.asarray(leaf, dtype=_dtype_of(leaf, arrays))
                 stop = start + value.size
                 self.leaves.append(Leaf(name, argument, value.shape, value.dtype, start, stop))
                 self.values.append(value)
                 start = stop
-            elif kind == "other":
+            elif role is Role.PASSED_ON:
                 self.others.append(leaf)
                 self.other_arguments.append(argument)
         self.size = start
@@ -60,11 +70,12 @@ class Subject:
 
     def cache_key(self) -> Any:
         """What has to be the same for compiled functions to be used again; None: nothing can be."""
-        held = [v for v, k in zip(self._template, self._kind, strict=True) if k == "static"]
+        pairs = zip(self._template, self._roles, strict=True)
+        held = [leaf for leaf, role in pairs if role is Role.STATIC]
         avals = [(v.shape, str(v.dtype)) for v in self.values]
         avals += [(jnp.shape(v), str(jnp.asarray(v).dtype)) for v in self.others]
         try:
-            key = (self._tree, tuple(self._kind), tuple(map(_hashable, held)), tuple(avals))
+            key = (self._tree, tuple(self._roles), tuple(map(_hashable, held)), tuple(avals))
             hash(key)
         except TypeError:
             return None
@@ -81,10 +92,10 @@ class Subject:
 
     def call(self, fn: Callable[..., Any], leaves: Leaves, others: Leaves) -> Any:
         """Call `fn` as the user did, with these leaves in place of theirs."""
-        diff, other = iter(leaves), iter(others)
+        given = {Role.DIFFERENTIATED: iter(leaves), Role.PASSED_ON: iter(others)}
         full = [
-            next(diff) if kind == "diff" else next(other) if kind == "other" else leaf
-            for leaf, kind in zip(self._template, self._kind, strict=True)
+            next(given[role]) if role in given else leaf
+            for leaf, role in zip(self._template, self._roles, strict=True)
         ]
         args, kwargs = jax.tree_util.tree_unflatten(self._tree, full)
         return fn(*args, **kwargs)
@@ -165,10 +176,10 @@ def _refuse(name: str, leaf: Any) -> None:
         raise TypeError(f"check_vjp: `{name}` must hold numbers; got an array of {leaf.dtype}")
 
 
-def _kind_of(leaf: Any) -> str:
+def _role_of(leaf: Any) -> Role:
     if _is_array(leaf):
-        return "diff" if _is_inexact(leaf.dtype) else "other"
-    return "diff" if isinstance(leaf, (float, complex)) else "static"
+        return Role.DIFFERENTIATED if _is_inexact(leaf.dtype) else Role.PASSED_ON
+    return Role.DIFFERENTIATED if isinstance(leaf, (float, complex)) else Role.STATIC
 
 
 def _dtype_of(leaf: Any, arrays: Sequence[Any]) -> np.dtype:
