@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from command import BadInput
 
-from jaxbp.verify.files import refuse_unwritable, write_whole
+from jaxbp.verify.cli.files import refuse_unwritable, write_whole
 
 METRICS = "metrics.jsonl"
 

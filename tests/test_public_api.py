@@ -167,6 +167,17 @@ ROOMS = [
 ]
 # A room apart, and what it may see of the house.
 APART = {"verify": {"verify"}}
+# The rooms of the checker, lower ones first: those of one line know nothing of each other.
+CHECKER = [
+    {"report", "subject"},
+    {"compare"},
+    {"trial"},
+    {"diagnose"},
+    {"checks"},
+    {"check"},
+    {"", "case"},  # what the checker is to others
+    {"cli"},
+]
 BARE = {"jax", "numpy", "jaxbp"}  # all that the library imports beside the standard library
 
 
@@ -204,6 +215,25 @@ def test_lower_rooms_never_import_higher_ones(path, name):
             assert rooms <= set().union(*ROOMS[: height + 1])
 
 
+IN_CHECKER = [p for p in MODULES if p.values[1] == "verify"]
+
+
+def checker_room(module):
+    """The room of `jaxbp.verify.room.file`; "" is the package itself."""
+    return module.removeprefix("jaxbp.verify").partition(".")[2].partition(".")[0]
+
+
+@pytest.mark.parametrize("path", [p.values[0] for p in IN_CHECKER], ids=[p.id for p in IN_CHECKER])
+def test_the_checker_s_lower_rooms_never_import_higher_ones(path):
+    here = path.relative_to(PACKAGE / "verify").with_suffix("").parts[0]
+    here = "" if here == "__init__" else here
+    (height,) = [k for k, room in enumerate(CHECKER) if here in room]
+    rooms = {checker_room(m) for m in imported(path) if m.startswith("jaxbp.verify")}
+    assert rooms <= set().union({here}, *CHECKER[:height])
+    if here == "report":
+        assert not {"jax", "numpy"} & {module.split(".")[0] for module in imported(path)}
+
+
 @pytest.mark.parametrize(("path", "name"), MODULES)
 def test_the_library_needs_jax_alone(path, name):
     if name == "interop":  # an adapter imports its framework when it is used
@@ -229,7 +259,6 @@ def test_no_files_import_each_other(folder):
     modules = {
         ".".join(path.relative_to(root).with_suffix("").parts).removesuffix(".__init__"): path
         for path in sorted((PACKAGE.parent / folder).rglob("*.py"))
-        if "verify" not in path.parts  # whose rooms are in the making
     }
     graph = {name: {*uses(path, modules)} & modules.keys() for name, path in modules.items()}
     TopologicalSorter(graph).prepare()  # raises CycleError, which names the files

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxbp.cases import CASES
-from jaxbp.verify import spec
+from jaxbp.verify.cli import spec
 from tests.transforms import differentiable, value_and_cotangents
 
 

@@ -9,7 +9,8 @@ import pytest
 
 import jaxbp.rules
 from jaxbp.cases import CASES
-from jaxbp.verify import check_vjp, spec
+from jaxbp.verify import check_vjp
+from jaxbp.verify.cli import spec
 
 
 def _arguments(case):
