@@ -14,7 +14,8 @@ from tests.daily import sample
 from tests.transforms import TRANSFORMS
 
 TRANSFORMED = ("plain", "vmap", "scan", "checkpoint", "shard_map")
-# By the strategies of forward, kernel gradient and input gradient: N, side, C, kernel, O, stride, groups.
+# By the strategies of forward, kernel gradient and input gradient: N, side, C, kernel, O, stride,
+# groups.
 CASES = {
     ("folds", "folds", "folds"): (4, 6, 1, 3, 6, 1, 1),
     ("winograd", "winograd", "winograd"): (8, 8, 128, 3, 128, 1, 1),
