@@ -34,9 +34,9 @@ def _rows(operation: str, *strategies: ModuleType) -> tuple[Row, ...]:
 TABLE |= {
     operation: _rows(operation, *strategies)
     for operation, strategies in {
-        "conv": (pointwise, strides, planes, folds, winograd, columns, xla),
-        "conv_kernel_grad": (pointwise, strides, planes, folds, winograd, columns, xla),
-        "conv_input_grad": (pointwise, strides, planes, folds, winograd, columns, phases, xla),
+        "conv": (pointwise, strides, winograd, planes, folds, columns, xla),
+        "conv_kernel_grad": (pointwise, strides, winograd, planes, folds, columns, xla),
+        "conv_input_grad": (pointwise, strides, winograd, planes, folds, columns, phases, xla),
         "max_pool": (axes, cells),
         "max_pool_grad": (tiles, scatter, cells),
         "sum_pool": (windows, cells),
