@@ -22,7 +22,7 @@ CASES = {
     ("xla", "columns", "phases"): (16, (24, 24), 16, 3, 64, 2),
     ("xla", "xla", "strides"): (16, (24, 24), 16, 4, 64, 2),
     ("xla", "strides", "strides"): (2, (8, 8), 3, 4, 24, 4),
-    ("xla", "planes", "xla"): (4, (48, 48), 16, 3, 16, 1),
+    ("xla", "planes", "xla"): (4, (48, 48), 16, 3, 32, 1),
     ("planes", "planes", "planes"): (2, (4, 5, 4), 8, 3, 4, 1),
     ("pointwise", "pointwise", "pointwise"): (2, (5, 5), 96, 1, 4, 2),
     ("xla", "pointwise", "pointwise"): (2, (5, 5), 3, 1, 4, 2),

@@ -161,6 +161,7 @@ def _wins_kernel_grad(x: jax.Array, dy: jax.Array, window: Window, groups: int) 
         and 2 <= window.size[0] <= MOST
         and set(window.stride) == {1}
         and min(x.shape[-1], dy.shape[-1]) >= 8
+        and max(x.shape[-1], dy.shape[-1]) >= 32
         and work >= 1 << 24
         and not columns.xla_pays(x, dy, window)
     )
