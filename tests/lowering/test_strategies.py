@@ -11,7 +11,7 @@ import jaxbp
 from jaxbp import lowering
 from jaxbp.lowering import blocks, table
 from jaxbp.lowering.choice import TABLE
-from jaxbp.lowering.convolution import columns, folds, merged, shifts, winograd
+from jaxbp.lowering.convolution import columns, folds, merged, planes, shifts, winograd
 from jaxbp.lowering.finite import if_finite
 from jaxbp.window import Window, make_window
 from tests.daily import sample
@@ -204,6 +204,17 @@ def test_what_is_finite_in_the_plain_sum_stays_finite(operation, strategy, bad, 
     plain = as_one_program(TABLE[operation][-1].run, static, first, second)
     np.testing.assert_array_equal(np.isnan(ours), np.isnan(plain))
     np.testing.assert_array_equal(np.isinf(ours), np.isinf(plain))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_bad_number_at_the_border_reaches_the_cells_that_meet_it(bad, rng):
+    """Planes of zeros beside those of dy would carry it to every cell of the kernel."""
+    (x, dy), static = operations(rng, "3-D")["conv_kernel_grad"]
+    x = x.at[0, 0, 1, 2, 0].set(bad)
+    ours = as_one_program(planes.conv_kernel_grad, static, x, dy)
+    plain = as_one_program(TABLE["conv_kernel_grad"][-1].run, static, x, dy)
+    np.testing.assert_array_equal(np.isfinite(ours), np.isfinite(plain))
+    assert np.isfinite(np.asarray(ours)[2, :, :, 0]).all()
 
 
 @pytest.mark.parametrize("bad", [np.nan, -np.nan, np.inf, -np.inf])
