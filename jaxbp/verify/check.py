@@ -247,8 +247,9 @@ def _run(trial: Trial, chosen: set[str], rng: np.random.Generator) -> Outcome:
     wrong = outcome.blamed
     outcome.add(_beside_the_gradient(trial, points, chosen, wrong, rng))
     if trial.rule.interpreted:
-        for name in chosen & {*TRANSFORMS, "second-order", "precision"}:
-            outcome.row(name, None, "the rule is not the same when it is traced")
+        for name in (*TRANSFORMS, "second-order", "precision"):
+            if name in chosen:
+                outcome.row(name, None, "the rule is not the same when it is traced")
         return outcome
     outcome.add(_transformed(trial, points, chosen, outcome.failed("fwd-value"), rng))
     if "second-order" in chosen:
