@@ -41,7 +41,7 @@ def pytest_configure(config: pytest.Config) -> None:
     path = config.getoption("--vjp-report")
     if path is None or hasattr(config, "workerinput"):
         return
-    from jaxbp.verify.files import refuse_unwritable
+    from jaxbp.verify.cli.files import refuse_unwritable
 
     try:
         refuse_unwritable(path)
@@ -98,7 +98,7 @@ class _Session:
 
     def pytest_sessionfinish(self) -> None:
         """Write the file, whole or not at all."""
-        from jaxbp.verify.files import write_whole
+        from jaxbp.verify.cli.files import write_whole
 
         ok = all(entry["report"]["ok"] for entry in self.tests)
         try:

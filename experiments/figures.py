@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -13,9 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
-
-if TYPE_CHECKING:
-    from training import Epoch
+from results import Epoch
 
 INK, MUTED, FAINT = "#22262b", "#6b7280", "#e5e7eb"
 BLUE, ORANGE = "#2563a8", "#d9681d"

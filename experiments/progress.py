@@ -6,14 +6,11 @@ import signal
 import sys
 import time
 from types import FrameType, TracebackType
-from typing import TYPE_CHECKING
 
 import jax
 from command import say
+from results import Epoch
 from tqdm import tqdm
-
-if TYPE_CHECKING:
-    from training import Epoch
 
 _REFRESH = 0.2  # seconds between two looks at the loss
 

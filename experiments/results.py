@@ -5,16 +5,28 @@ from __future__ import annotations
 import json
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
 from command import BadInput
 
-from jaxbp.verify.files import refuse_unwritable, write_whole
-
-if TYPE_CHECKING:
-    from training import Epoch
+from jaxbp.verify.cli.files import refuse_unwritable, write_whole
 
 METRICS = "metrics.jsonl"
+
+
+class Epoch(NamedTuple):
+    """The measurements of one pass over the training images: a line of `metrics.jsonl`."""
+
+    epoch: int
+    step: int  # since the beginning
+    learning_rate: float  # at the last step
+    train_loss: float
+    train_accuracy: float
+    test_loss: float
+    test_accuracy: float
+    seconds: float  # spent on the steps, compilation included
+    images_per_second: float
+    complete: bool  # False where Ctrl-C or --steps ended it early
 
 
 def open_folder(folder: Path) -> Path:

@@ -23,8 +23,8 @@ from figures import INK, MUTED, PAPER, SIGNED
 from matplotlib.axes import Axes
 from models import MODELS
 from progress import Watch
-from results import open_folder, write
-from training import Epoch, Options, Run, fit, prepare
+from results import Epoch, open_folder, write
+from training import Options, Run, fit, prepare
 
 from jaxbp import Sweep, backprop, softmax
 

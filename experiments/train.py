@@ -20,8 +20,8 @@ from download import PUBLISHED
 from models import MODELS, Recipe
 from optimisers import OPTIMIZERS, SCHEDULES
 from progress import Watch
-from results import METRICS, open_folder, write, write_metrics
-from training import After, Epoch, Options, Run, fit, prepare
+from results import METRICS, Epoch, open_folder, write, write_metrics
+from training import After, Options, Run, fit, prepare
 
 PICTURES = ("curves.png", "confusion.png", "kernels.png", "mistakes.png")
 

@@ -16,6 +16,7 @@ from data import Dataset, Examples, standardise, to_side
 from models import Model, predictions
 from optimisers import optimizer, schedule
 from progress import Watch
+from results import Epoch
 
 import jaxbp
 
@@ -60,21 +61,6 @@ class Scores(NamedTuple):
     losses: np.ndarray  # [N]
     predicted: np.ndarray  # int[N]
     accuracy: float
-
-
-class Epoch(NamedTuple):
-    """The measurements of one pass over the training images: a line of `metrics.jsonl`."""
-
-    epoch: int
-    step: int  # since the beginning
-    learning_rate: float  # at the last step
-    train_loss: float
-    train_accuracy: float
-    test_loss: float
-    test_accuracy: float
-    seconds: float  # spent on the steps, compilation included
-    images_per_second: float
-    complete: bool  # False where Ctrl-C or --steps ended it early
 
 
 class After(NamedTuple):

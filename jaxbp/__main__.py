@@ -2,7 +2,7 @@
 
 import sys
 
-from jaxbp.verify.command import main
+from jaxbp.verify.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -40,6 +40,7 @@ from jaxbp.arguments import (
     ints,
     positive,
     reject,
+    shape,
     shape_tuple,
 )
 from jaxbp.network import Layer, Params, take
@@ -97,7 +98,7 @@ def conv(
         weights = _weights("layers.conv", params, bias)
         arguments = _conv.conv_arguments("conv", x, *weights, **options)
         y, residuals = _conv.conv_fwd(*arguments)
-        return y, Partial(partial(_conv.conv_bwd, *arguments[3:]), residuals)
+        return y, _pullback("layers.conv", y, _conv.conv_bwd, residuals, *arguments[3:])
 
     return Layer(
         init,
@@ -153,7 +154,7 @@ def conv_transpose(
         weights = _weights(name, params, bias)
         arguments = _conv.conv_transpose_arguments(x, *weights, **options)
         y, residuals = _conv.conv_transpose_fwd(*arguments)
-        return y, Partial(partial(_conv.conv_transpose_bwd, *arguments[3:]), residuals)
+        return y, _pullback(name, y, _conv.conv_transpose_bwd, residuals, *arguments[3:])
 
     return Layer(init, apply, forward, _weighted_backward, "conv_transpose", options)
 
@@ -182,7 +183,7 @@ def dense(features: int, *, bias: bool = True, weight_init: Initializer = _HE_NO
     def forward(params: Params, x: jax.Array) -> tuple[jax.Array, Any]:
         arguments = _dense.dense_arguments(x, *_weights("layers.dense", params, bias))
         y, residuals = _dense.dense_fwd(*arguments)
-        return y, Partial(_dense.dense_bwd, residuals)
+        return y, _pullback("layers.dense", y, _dense.dense_bwd, residuals)
 
     return Layer(init, apply, forward, _weighted_backward, "dense")
 
@@ -213,7 +214,7 @@ def max_pool(
     def forward(x: jax.Array) -> tuple[jax.Array, Any]:
         arguments = _pool.max_pool_arguments(x, **options)
         y, residuals = _pool.max_pool_fwd(*arguments)
-        return y, Partial(partial(_pool.max_pool_bwd, *arguments[1:]), residuals)
+        return y, _pullback("layers.max_pool", y, _pool.max_pool_bwd, residuals, *arguments[1:])
 
     apply = partial(_pool.max_pool, **options)
     return _fixed("max_pool", apply, forward, options, rule=_pool.max_pool)
@@ -239,7 +240,7 @@ def avg_pool(
     def forward(x: jax.Array) -> tuple[jax.Array, Any]:
         arguments = _pool.avg_pool_arguments(x, **options)
         y, residuals = _pool.avg_pool_fwd(*arguments)
-        return y, Partial(partial(_pool.avg_pool_bwd, *arguments[1:]), residuals)
+        return y, _pullback("layers.avg_pool", y, _pool.avg_pool_bwd, residuals, *arguments[1:])
 
     return _fixed("avg_pool", partial(_pool.avg_pool, **options), forward, options)
 
@@ -271,8 +272,9 @@ def global_avg_pool() -> Layer:
 
 
 def _without_places(layer: Layer, x: jax.Array) -> tuple[jax.Array, Any]:
-    y, pool_bwd = layer.forward({}, x)
-    return y.reshape(x.shape[0], x.shape[-1]), Partial(partial(_after_reshape, y.shape), pool_bwd)
+    pooled, pool_bwd = layer.forward({}, x)
+    y = pooled.reshape(x.shape[0], x.shape[-1])
+    return y, _pullback(f"layers.global_{layer.kind}", y, _after_reshape, pool_bwd, pooled.shape)
 
 
 def _after_reshape(shape: Shape, bwd: Any, dy: jax.Array) -> tuple[jax.Array]:
@@ -302,7 +304,9 @@ def subsample(window: Any) -> Layer:
         beta, b = take("layers.subsample", params, "beta", "b")
         arguments = _subsample.subsample_arguments(x, beta, b, window)
         y, residuals = _subsample.subsample_fwd(*arguments)
-        return y, Partial(partial(_subsample.subsample_bwd, *arguments[3:]), residuals)
+        return y, _pullback(
+            "layers.subsample", y, _subsample.subsample_bwd, residuals, *arguments[3:]
+        )
 
     def backward(bwd: Any, dy: jax.Array) -> tuple[Params, jax.Array]:
         dx, dbeta, db = bwd(dy)
@@ -333,7 +337,7 @@ def combine_maps(features: int, *, kernel_init: Initializer = _NORMAL) -> Layer:
         (c,) = take("layers.combine_maps", params, "c")
         arguments = _subsample.combine_maps_arguments(x, c)
         y, residuals = _subsample.combine_maps_fwd(*arguments)
-        return y, Partial(_subsample.combine_maps_bwd, residuals)
+        return y, _pullback("layers.combine_maps", y, _subsample.combine_maps_bwd, residuals)
 
     def backward(bwd: Any, dy: jax.Array) -> tuple[Params, jax.Array]:
         dx, dc = bwd(dy)
@@ -496,6 +500,30 @@ def _weights(layer: str, params: Any, bias: bool) -> tuple[jax.Array, jax.Array 
     return w, b[0] if b else None
 
 
+def _pullback(
+    layer: str, y: jax.Array, bwd: Callable[..., Any], residuals: Any, *static: Any
+) -> Any:
+    """Return a layer's residuals: the rule's own `bwd`, with all that it needs but `dy`."""
+    return Partial(partial(_pull_back, layer, y.shape, y.dtype, bwd, static), residuals)
+
+
+def _pull_back(
+    layer: str,
+    y_shape: Shape,
+    dtype: Any,
+    bwd: Callable[..., Any],
+    static: tuple[Any, ...],
+    residuals: Any,
+    dy: Any,
+) -> Any:
+    # What JAX checks where it calls a rule's `bwd` itself.
+    (dy,) = floats(layer, dy=dy)
+    shape(layer, "dy", dy, y_shape, "the output's")
+    if dy.dtype != dtype:
+        raise reject(layer, "dy", f"{dtype} as the output is", describe(dy), TypeError)
+    return bwd(*static, residuals, dy)
+
+
 def _weighted_backward(bwd: Any, dy: jax.Array) -> tuple[Params, jax.Array]:
     dx, dw, db = bwd(dy)
     return {"w": dw} if db is None else {"w": dw, "b": db}, dx
@@ -517,7 +545,7 @@ def _elementwise(
     def forward(x: jax.Array) -> tuple[jax.Array, Any]:
         x, *static = floats(kind, x=x) if arguments is None else arguments(x, *options)
         y, residuals = fwd(x, *static)
-        return y, Partial(partial(bwd, *static), residuals)
+        return y, _pullback(f"layers.{kind}", y, bwd, residuals, *static)
 
     return _fixed(kind, lambda x: function(x, *options), forward, rule=function)
 

@@ -162,7 +162,7 @@ def make_transposed_window(
     """Return the window of the convolution that `conv_transpose` is the adjoint of, and its input.
 
     The user's pairs pad the input that stride has dilated, as lax reads them, so the convolution
-    going the other way has the padding `span - 1 - pair`.
+    going the other way, from output to input, has the padding `span - 1 - pair`.
     """
     axes = len(spatial)
     stride = ints(function, "stride", stride, axes)
@@ -176,12 +176,6 @@ def make_transposed_window(
         )
     else:
         pairs = make_pairs(function, padding, axes)
-    window = window._replace(
-        padding=tuple(
-            (span - 1 - low, span - 1 - high)
-            for span, (low, high) in zip(window.span, pairs, strict=True)
-        )
-    )
     padded = tuple(
         dilated(n, s) + low + high for n, s, (low, high) in zip(spatial, stride, pairs, strict=True)
     )
@@ -189,9 +183,15 @@ def make_transposed_window(
         raise reject(
             function, "padding", f"a crop of at most the dilated {spatial}", describe(padding)
         )
-    return window, tuple(
-        not_negative(n - span + 1) for n, span in zip(padded, window.span, strict=True)
+    left = tuple(n - span + 1 for n, span in zip(padded, window.span, strict=True))
+    # Where less than no place is left, the padding is that much less too, so that the convolution
+    # has a window for each place of the input all the same.
+    missing = tuple(min(n, 0) if known(n) else 0 for n in left)
+    back = tuple(
+        (span - 1 - low, span - 1 - high + less)
+        for span, (low, high), less in zip(window.span, pairs, missing, strict=True)
     )
+    return window._replace(padding=back), tuple(map(not_negative, left))
 
 
 def _transposed_padding(span: int, stride: int, padding: str) -> tuple[int, int]:

@@ -140,6 +140,20 @@ def test_a_layer_is_its_function(name, rng):
     assert_trees_close(by_hand(params, x, dy), by_autodiff(params, x, dy), terms=30)
 
 
+@pytest.mark.parametrize("name", sorted(LAYERS.keys() - {"flatten"}))  # of any dtype
+def test_backward_refuses_what_is_no_cotangent_of_the_output(name):
+    """Under JAX a rule's bwd gets checked cotangents only; `backward` takes anybody's."""
+    layer, shape, _ = LAYERS[name]
+    params = layer.init(jax.random.key(0), shape)
+    y, residuals = layer.forward(params, jnp.ones(shape))
+    start = f"layers.{name.split()[0]}: dy must be "
+    with pytest.raises(ValueError, match=re.escape(f"{start}of shape {y.shape} (the output's)")):
+        layer.backward(residuals, jnp.ones((*y.shape[:-1], 7)))
+    for dy in (y.astype("bfloat16"), jnp.ones(y.shape, int), None):
+        with pytest.raises(TypeError, match=f"^{start}"):
+            layer.backward(residuals, dy)
+
+
 @pytest.mark.parametrize("name", LAYERS)
 def test_parameters_have_the_dtype_of_the_leg_and_depend_on_the_key(name):
     layer, shape, _ = LAYERS[name]

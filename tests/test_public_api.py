@@ -4,6 +4,7 @@ import ast
 import inspect
 import re
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -166,8 +167,17 @@ ROOMS = [
 ]
 # A room apart, and what it may see of the house.
 APART = {"verify": {"verify"}}
-# Not a rule, but what `jaxbp verify` checks the rules with: it stands above both.
-CASES = PACKAGE / "rules" / "cases.py"
+# The rooms of the checker, lower ones first: those of one line know nothing of each other.
+CHECKER = [
+    {"report", "subject"},
+    {"compare"},
+    {"trial"},
+    {"diagnose"},
+    {"checks"},
+    {"check"},
+    {"", "case"},  # what the checker is to others
+    {"cli"},
+]
 BARE = {"jax", "numpy", "jaxbp"}  # all that the library imports beside the standard library
 
 
@@ -201,8 +211,27 @@ def test_lower_rooms_never_import_higher_ones(path, name):
     if name in APART:
         assert rooms <= APART[name]
     for height, here in enumerate(ROOMS):
-        if name in here and path != CASES:
+        if name in here:
             assert rooms <= set().union(*ROOMS[: height + 1])
+
+
+IN_CHECKER = [p for p in MODULES if p.values[1] == "verify"]
+
+
+def checker_room(module):
+    """The room of `jaxbp.verify.room.file`; "" is the package itself."""
+    return module.removeprefix("jaxbp.verify").partition(".")[2].partition(".")[0]
+
+
+@pytest.mark.parametrize("path", [p.values[0] for p in IN_CHECKER], ids=[p.id for p in IN_CHECKER])
+def test_the_checker_s_lower_rooms_never_import_higher_ones(path):
+    here = path.relative_to(PACKAGE / "verify").with_suffix("").parts[0]
+    here = "" if here == "__init__" else here
+    (height,) = [k for k, room in enumerate(CHECKER) if here in room]
+    rooms = {checker_room(m) for m in imported(path) if m.startswith("jaxbp.verify")}
+    assert rooms <= set().union({here}, *CHECKER[:height])
+    if here == "report":
+        assert not {"jax", "numpy"} & {module.split(".")[0] for module in imported(path)}
 
 
 @pytest.mark.parametrize(("path", "name"), MODULES)
@@ -211,3 +240,25 @@ def test_the_library_needs_jax_alone(path, name):
         return
     outside = {module.split(".")[0] for module in imported(path)}
     assert outside - set(sys.stdlib_module_names) <= BARE
+
+
+def uses(path, modules):
+    """The modules among these that a file imports, for its types only or not."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            for alias in node.names:
+                inside = f"{node.module}.{alias.name}"
+                yield inside if inside in modules else node.module
+
+
+@pytest.mark.parametrize("folder", ["jaxbp", "experiments"])
+def test_no_files_import_each_other(folder):
+    root = PACKAGE.parent if folder == "jaxbp" else PACKAGE.parent / "experiments"
+    modules = {
+        ".".join(path.relative_to(root).with_suffix("").parts).removesuffix(".__init__"): path
+        for path in sorted((PACKAGE.parent / folder).rglob("*.py"))
+    }
+    graph = {name: {*uses(path, modules)} & modules.keys() for name, path in modules.items()}
+    TopologicalSorter(graph).prepare()  # raises CycleError, which names the files

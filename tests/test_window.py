@@ -86,14 +86,16 @@ def test_pairs(padding):
 
 def test_a_transposed_window_is_that_of_the_convolution_back():
     """The convolution with this window takes the output's shape back to the input's."""
+    paddings = ("SAME", "VALID", 0, 1, ((2, 0),), ((-1, 2),), ((0, -1),))
     for n, k, s, d, padding in itertools.product(
-        range(1, 5), range(1, 4), range(1, 4), range(1, 3), ("SAME", "VALID", 1, ((2, 0),))
+        range(5), range(1, 4), range(1, 4), range(1, 3), paddings
     ):
+        if n == 0 and padding == ((0, -1),):  # which crops more than there is
+            continue
         window, output = make_transposed_window(
             "f", (n,), (k,), stride=s, padding=padding, dilation=d
         )
-        if output[0]:
-            assert window.output(output) == (n,), (n, k, s, d, padding)
+        assert window.output(output) == (n,), (n, k, s, d, padding)
 
 
 def test_a_window_is_hashable_and_equal_by_value():

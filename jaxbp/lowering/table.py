@@ -36,15 +36,15 @@ def _rows(operation: str, *strategies: ModuleType) -> tuple[Row, ...]:
 TABLE |= {
     operation: _rows(operation, *strategies)
     for operation, strategies in {
-        "conv": (pointwise, shifts, merged, strides, planes, folds, winograd, columns, xla),
+        "conv": (pointwise, shifts, merged, strides, winograd, planes, folds, columns, xla),
         "conv_kernel_grad": (
             pointwise,
             shifts,
             merged,
             strides,
+            winograd,
             planes,
             folds,
-            winograd,
             columns,
             xla,
         ),
@@ -53,9 +53,9 @@ TABLE |= {
             shifts,
             merged,
             strides,
+            winograd,
             planes,
             folds,
-            winograd,
             columns,
             phases,
             xla,

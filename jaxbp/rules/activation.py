@@ -2,11 +2,17 @@
 
 Half precision is computed in float32 and rounded once. An infinite input has the derivative's limit
 (0 or 1), and NaN gives NaN.
+
+Each activation is a forward `_relu` and an adjoint `relu_grad`, which `_pair` makes a rule of, and
+`relu`, which checks its arguments and calls the rule. The adjoints take what the rule keeps, the
+output `y` or the input `x`, and `dy`, the output's cotangent: loss per unit of output, of the same
+shape and dtype. They return the input's, alike, and refuse what the activations refuse.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -32,6 +38,32 @@ class InputResiduals(NamedTuple):
     x: jax.Array  # as x, where y does not tell the derivative, or only with less precision
 
 
+def _pair(
+    forward: Callable[..., jax.Array],
+    grad: Callable[..., jax.Array],
+    residuals: type[OutputResiduals] | type[InputResiduals],
+    options: int = 0,
+) -> tuple[Callable[..., jax.Array], Callable[..., Any], Callable[..., tuple[jax.Array]]]:
+    """Return the rule that pairs a forward with its adjoint, and its halves, `fwd` and `bwd`.
+
+    `options` is how many static options follow `x` in the forward, and `dy` in the adjoint.
+    """
+
+    def fwd(x: jax.Array, *static: Any) -> tuple[jax.Array, Any]:
+        y = forward(x, *static)
+        return y, residuals(y if residuals is OutputResiduals else x)
+
+    def bwd(*static_kept_dy: Any) -> tuple[jax.Array]:
+        *static, (kept,), dy = static_kept_dy
+        return (grad(kept, dy, *static),)
+
+    for half, suffix in ((fwd, "fwd"), (bwd, "bwd")):  # as errors, and pickles, call them
+        half.__name__ = half.__qualname__ = f"{forward.__name__[1:]}_{suffix}"
+    rule = jax.custom_vjp(forward, nondiff_argnums=tuple(range(1, 1 + options)))
+    rule.defvjp(fwd, bwd)
+    return rule, fwd, bwd
+
+
 # sigmoid
 
 
@@ -40,48 +72,16 @@ def _sigmoid(x: jax.Array) -> jax.Array:
 
 
 def sigmoid_grad(y: Any, dy: Any) -> jax.Array:
-    """Return the cotangent of the sigmoid's input.
-
-    ``dx_i = dy_i y_i (1 − y_i)``
+    """Return ``dx_i = dy_i y_i (1 − y_i)``, from the sigmoid's output.
 
     Source: (2.5), (3.9)
-
-    Args:
-      y: `[...]` the sigmoid's output.
-      dy: `[...]` its cotangent: loss per unit of output; same shape and dtype.
-
-    Returns:
-      `[...]`, the cotangent of the input, in the same dtype.
-
-    Raises:
-      TypeError: if an argument is no real floating array, or their dtypes differ.
-      ValueError: if their shapes differ.
-
-    Example:
-      >>> sigmoid_grad(jnp.float32([0.5, 1.0]), jnp.float32([2.0, 2.0]))
-      Array([0.5, 0. ], dtype=float32)
-
-    See also:
-      `sigmoid`.
     """
     y, dy = floats_alike("sigmoid_grad", y=y, dy=dy)
     y, wide = widen(y, dy)
     return (wide * y * (1 - y)).astype(dy.dtype)
 
 
-def sigmoid_fwd(x: jax.Array) -> tuple[jax.Array, OutputResiduals]:
-    """Return `sigmoid`'s output and residuals."""
-    y = _sigmoid(x)
-    return y, OutputResiduals(y)
-
-
-def sigmoid_bwd(residuals: OutputResiduals, dy: jax.Array) -> tuple[jax.Array]:
-    """Return the cotangent of `sigmoid`'s input."""
-    return (sigmoid_grad(residuals.y, dy),)
-
-
-_sigmoid_rule = jax.custom_vjp(_sigmoid)
-_sigmoid_rule.defvjp(sigmoid_fwd, sigmoid_bwd)
+_sigmoid_rule, sigmoid_fwd, sigmoid_bwd = _pair(_sigmoid, sigmoid_grad, OutputResiduals)
 
 
 def sigmoid(x: Any) -> jax.Array:
@@ -119,29 +119,9 @@ def _tanh(x: jax.Array) -> jax.Array:
 
 
 def tanh_grad(y: Any, dy: Any) -> jax.Array:
-    """Return the cotangent of the hyperbolic tangent's input.
-
-    ``dx_i = dy_i (1 − y_i²)``
+    """Return ``dx_i = dy_i (1 − y_i²)``, from the hyperbolic tangent's output.
 
     Source: (2.5), (3.9)
-
-    Args:
-      y: `[...]` the hyperbolic tangent's output.
-      dy: `[...]` its cotangent: loss per unit of output; same shape and dtype.
-
-    Returns:
-      `[...]`, the cotangent of the input, in the same dtype.
-
-    Raises:
-      TypeError: if an argument is no real floating array, or their dtypes differ.
-      ValueError: if their shapes differ.
-
-    Example:
-      >>> tanh_grad(jnp.float32([0.0, 0.5, 1.0]), jnp.float32([2.0, 2.0, 2.0]))
-      Array([2. , 1.5, 0. ], dtype=float32)
-
-    See also:
-      `tanh`.
     """
     y, dy = floats_alike("tanh_grad", y=y, dy=dy)
     y, wide = widen(y, dy)
@@ -149,19 +129,7 @@ def tanh_grad(y: Any, dy: Any) -> jax.Array:
     return (wide * ((1 + y) * (1 - y))).astype(dy.dtype)
 
 
-def tanh_fwd(x: jax.Array) -> tuple[jax.Array, OutputResiduals]:
-    """Return `tanh`'s output and residuals."""
-    y = _tanh(x)
-    return y, OutputResiduals(y)
-
-
-def tanh_bwd(residuals: OutputResiduals, dy: jax.Array) -> tuple[jax.Array]:
-    """Return the cotangent of `tanh`'s input."""
-    return (tanh_grad(residuals.y, dy),)
-
-
-_tanh_rule = jax.custom_vjp(_tanh)
-_tanh_rule.defvjp(tanh_fwd, tanh_bwd)
+_tanh_rule, tanh_fwd, tanh_bwd = _pair(_tanh, tanh_grad, OutputResiduals)
 
 
 def tanh(x: Any) -> jax.Array:
@@ -199,50 +167,18 @@ def _relu(x: jax.Array) -> jax.Array:
 
 
 def relu_grad(y: Any, dy: Any) -> jax.Array:
-    """Return the cotangent of the rectifier's input.
+    """Return ``dx_i = dy_i if y_i > 0 else 0``, from the rectifier's output, or its input.
 
-    ``dx_i = dy_i if y_i > 0 else 0``
+    At 0 the derivative is 0. At NaN `dy` passes.
 
     Source: (2.5), (3.9)
-
-    Args:
-      y: `[...]` the rectifier's output; its input does as well.
-      dy: `[...]` the output's cotangent: loss per unit of output; same shape and dtype.
-
-    Returns:
-      `[...]`, the cotangent of the input, in the same dtype.
-
-    Conventions:
-      At 0 the derivative is 0. At NaN `dy` passes.
-
-    Raises:
-      TypeError: if an argument is no real floating array, or their dtypes differ.
-      ValueError: if their shapes differ.
-
-    Example:
-      >>> relu_grad(jnp.float32([0.0, 3.0]), jnp.float32([2.0, 2.0]))
-      Array([0., 2.], dtype=float32)
-
-    See also:
-      `relu`.
     """
     y, dy = floats_alike("relu_grad", y=y, dy=dy)
     return jnp.where(y <= 0, 0, dy)
 
 
-def relu_fwd(x: jax.Array) -> tuple[jax.Array, OutputResiduals]:
-    """Return `relu`'s output and residuals."""
-    y = _relu(x)
-    return y, OutputResiduals(y)  # y rather than a mask: the next layer keeps y anyway
-
-
-def relu_bwd(residuals: OutputResiduals, dy: jax.Array) -> tuple[jax.Array]:
-    """Return the cotangent of `relu`'s input."""
-    return (relu_grad(residuals.y, dy),)
-
-
-_relu_rule = jax.custom_vjp(_relu)
-_relu_rule.defvjp(relu_fwd, relu_bwd)
+# y rather than a mask: the next layer keeps y anyway.
+_relu_rule, relu_fwd, relu_bwd = _pair(_relu, relu_grad, OutputResiduals)
 
 
 def relu(x: Any) -> jax.Array:
@@ -286,33 +222,11 @@ def _leaky_relu(x: jax.Array, slope: float) -> jax.Array:
 
 
 def leaky_relu_grad(x: Any, dy: Any, slope: float = 0.01) -> jax.Array:
-    """Return the cotangent of the leaky rectifier's input.
+    """Return ``dx_i = dy_i if x_i ≥ 0 else slope dy_i``, from the leaky rectifier's input.
 
-    ``dx_i = dy_i if x_i ≥ 0 else slope dy_i``
+    At 0 the derivative is 1, as in `jax.nn`.
 
     Source: (2.5), (3.9)
-
-    Args:
-      x: `[...]` the leaky rectifier's input.
-      dy: `[...]` the output's cotangent: loss per unit of output; same shape and dtype.
-      slope: a Python number, the slope below 0.
-
-    Returns:
-      `[...]`, the cotangent of the input, in the same dtype.
-
-    Conventions:
-      At 0 the derivative is 1, as in `jax.nn`.
-
-    Raises:
-      TypeError: if an array is no real floating one, their dtypes differ, or `slope` is no number.
-      ValueError: if their shapes differ, or `slope` is not finite.
-
-    Example:
-      >>> leaky_relu_grad(jnp.float32([-1.0, 0.0]), jnp.float32([2.0, 2.0]), slope=0.5)
-      Array([1., 2.], dtype=float32)
-
-    See also:
-      `leaky_relu`.
     """
     x, dy = floats_alike("leaky_relu_grad", x=x, dy=dy)
     slope = number("leaky_relu_grad", "slope", slope)
@@ -320,18 +234,10 @@ def leaky_relu_grad(x: Any, dy: Any, slope: float = 0.01) -> jax.Array:
     return jnp.where(x >= 0, wide, slope * wide).astype(dy.dtype)
 
 
-def leaky_relu_fwd(x: jax.Array, slope: float) -> tuple[jax.Array, InputResiduals]:
-    """Return `leaky_relu`'s output and residuals."""
-    return _leaky_relu(x, slope), InputResiduals(x)  # with a slope below 0, y hides x's sign
-
-
-def leaky_relu_bwd(slope: float, residuals: InputResiduals, dy: jax.Array) -> tuple[jax.Array]:
-    """Return the cotangent of `leaky_relu`'s input."""
-    return (leaky_relu_grad(residuals.x, dy, slope),)
-
-
-_leaky_relu_rule = jax.custom_vjp(_leaky_relu, nondiff_argnums=(1,))
-_leaky_relu_rule.defvjp(leaky_relu_fwd, leaky_relu_bwd)
+# With a slope below 0, y hides x's sign.
+_leaky_relu_rule, leaky_relu_fwd, leaky_relu_bwd = _pair(
+    _leaky_relu, leaky_relu_grad, InputResiduals, options=1
+)
 
 
 def leaky_relu(x: Any, slope: float = 0.01) -> jax.Array:
@@ -381,47 +287,17 @@ def _elu(x: jax.Array) -> jax.Array:
 
 
 def elu_grad(x: Any, dy: Any) -> jax.Array:
-    """Return the cotangent of the exponential linear unit's input.
-
-    ``dx_i = dy_i if x_i > 0 else exp(x_i) dy_i``
+    """Return ``dx_i = dy_i if x_i > 0 else exp(x_i) dy_i``, from the unit's input.
 
     Source: (2.5), (3.9)
-
-    Args:
-      x: `[...]` the unit's input.
-      dy: `[...]` the output's cotangent: loss per unit of output; same shape and dtype.
-
-    Returns:
-      `[...]`, the cotangent of the input, in the same dtype.
-
-    Raises:
-      TypeError: if an argument is no real floating array, or their dtypes differ.
-      ValueError: if their shapes differ.
-
-    Example:
-      >>> elu_grad(jnp.float32([-jnp.inf, 0.0, 1.0]), jnp.float32([2.0, 2.0, 2.0]))
-      Array([0., 2., 2.], dtype=float32)
-
-    See also:
-      `elu`.
     """
     x, dy = floats_alike("elu_grad", x=x, dy=dy)
     x, wide = widen(x, dy)
     return (wide * jnp.exp(jnp.where(x > 0, 0, x))).astype(dy.dtype)
 
 
-def elu_fwd(x: jax.Array) -> tuple[jax.Array, InputResiduals]:
-    """Return `elu`'s output and residuals."""
-    return _elu(x), InputResiduals(x)  # exp(x) = y + 1 would lose the digits of a small exp(x)
-
-
-def elu_bwd(residuals: InputResiduals, dy: jax.Array) -> tuple[jax.Array]:
-    """Return the cotangent of `elu`'s input."""
-    return (elu_grad(residuals.x, dy),)
-
-
-_elu_rule = jax.custom_vjp(_elu)
-_elu_rule.defvjp(elu_fwd, elu_bwd)
+# exp(x) = y + 1 would lose the digits of a small exp(x).
+_elu_rule, elu_fwd, elu_bwd = _pair(_elu, elu_grad, InputResiduals)
 
 
 def elu(x: Any) -> jax.Array:
@@ -460,31 +336,9 @@ def _gelu(x: jax.Array, approximate: bool) -> jax.Array:
 
 
 def gelu_grad(x: Any, dy: Any, approximate: bool = True) -> jax.Array:
-    """Return the cotangent of the Gaussian error linear unit's input.
-
-    ``dx_i = dy_i (Φ(x_i) + x_i Φ′(x_i))``, Φ being what `gelu` multiplies by.
+    """Return ``dx_i = dy_i (Φ(x_i) + x_i Φ′(x_i))``, from the input; `gelu` says what Φ is.
 
     Source: (2.5), (3.9)
-
-    Args:
-      x: `[...]` the unit's input.
-      dy: `[...]` the output's cotangent: loss per unit of output; same shape and dtype.
-      approximate: as given to `gelu`.
-
-    Returns:
-      `[...]`, the cotangent of the input, in the same dtype.
-
-    Raises:
-      TypeError: if an array is no real floating one, their dtypes differ, or `approximate` is no
-        bool.
-      ValueError: if their shapes differ.
-
-    Example:
-      >>> gelu_grad(jnp.float32([-jnp.inf, 0.0, jnp.inf]), jnp.float32([2.0, 2.0, 2.0]))
-      Array([0., 1., 2.], dtype=float32)
-
-    See also:
-      `gelu`.
     """
     x, dy = floats_alike("gelu_grad", x=x, dy=dy)
     approximate = flag("gelu_grad", "approximate", approximate)
@@ -494,18 +348,7 @@ def gelu_grad(x: Any, dy: Any, approximate: bool = True) -> jax.Array:
     return (wide * slope).astype(dy.dtype)
 
 
-def gelu_fwd(x: jax.Array, approximate: bool) -> tuple[jax.Array, InputResiduals]:
-    """Return `gelu`'s output and residuals."""
-    return _gelu(x, approximate), InputResiduals(x)
-
-
-def gelu_bwd(approximate: bool, residuals: InputResiduals, dy: jax.Array) -> tuple[jax.Array]:
-    """Return the cotangent of `gelu`'s input."""
-    return (gelu_grad(residuals.x, dy, approximate),)
-
-
-_gelu_rule = jax.custom_vjp(_gelu, nondiff_argnums=(1,))
-_gelu_rule.defvjp(gelu_fwd, gelu_bwd)
+_gelu_rule, gelu_fwd, gelu_bwd = _pair(_gelu, gelu_grad, InputResiduals, options=1)
 
 
 def gelu(x: Any, approximate: bool = True) -> jax.Array:
@@ -573,29 +416,9 @@ def _silu(x: jax.Array) -> jax.Array:
 
 
 def silu_grad(x: Any, dy: Any) -> jax.Array:
-    """Return the cotangent of the sigmoid linear unit's input.
-
-    ``dx_i = dy_i σ(x_i) (1 + x_i (1 − σ(x_i)))``, σ being the sigmoid.
+    """Return ``dx_i = dy_i σ(x_i) (1 + x_i (1 − σ(x_i)))``, σ being the sigmoid, from the input.
 
     Source: (2.5), (3.9)
-
-    Args:
-      x: `[...]` the unit's input.
-      dy: `[...]` the output's cotangent: loss per unit of output; same shape and dtype.
-
-    Returns:
-      `[...]`, the cotangent of the input, in the same dtype.
-
-    Raises:
-      TypeError: if an argument is no real floating array, or their dtypes differ.
-      ValueError: if their shapes differ.
-
-    Example:
-      >>> silu_grad(jnp.float32([0.0, jnp.inf]), jnp.float32([2.0, 2.0]))
-      Array([1., 2.], dtype=float32)
-
-    See also:
-      `silu`.
     """
     x, dy = floats_alike("silu_grad", x=x, dy=dy)
     x, wide = widen(x, dy)
@@ -604,18 +427,7 @@ def silu_grad(x: Any, dy: Any) -> jax.Array:
     return (wide * (gate * (1 + x * (1 - gate)))).astype(dy.dtype)
 
 
-def silu_fwd(x: jax.Array) -> tuple[jax.Array, InputResiduals]:
-    """Return `silu`'s output and residuals."""
-    return _silu(x), InputResiduals(x)
-
-
-def silu_bwd(residuals: InputResiduals, dy: jax.Array) -> tuple[jax.Array]:
-    """Return the cotangent of `silu`'s input."""
-    return (silu_grad(residuals.x, dy),)
-
-
-_silu_rule = jax.custom_vjp(_silu)
-_silu_rule.defvjp(silu_fwd, silu_bwd)
+_silu_rule, silu_fwd, silu_bwd = _pair(_silu, silu_grad, InputResiduals)
 
 
 def silu(x: Any) -> jax.Array:
@@ -657,47 +469,16 @@ def _softplus(x: jax.Array) -> jax.Array:
 
 
 def softplus_grad(x: Any, dy: Any) -> jax.Array:
-    """Return the cotangent of softplus's input.
-
-    ``dx_i = dy_i / (1 + exp(−x_i))``
+    """Return ``dx_i = dy_i / (1 + exp(−x_i))``, from softplus's input.
 
     Source: (2.5), (3.9)
-
-    Args:
-      x: `[...]` softplus's input.
-      dy: `[...]` the output's cotangent: loss per unit of output; same shape and dtype.
-
-    Returns:
-      `[...]`, the cotangent of the input, in the same dtype.
-
-    Raises:
-      TypeError: if an argument is no real floating array, or their dtypes differ.
-      ValueError: if their shapes differ.
-
-    Example:
-      >>> softplus_grad(jnp.float32([-jnp.inf, 0.0, jnp.inf]), jnp.float32([2.0, 2.0, 2.0]))
-      Array([0., 1., 2.], dtype=float32)
-
-    See also:
-      `softplus`.
     """
     x, dy = floats_alike("softplus_grad", x=x, dy=dy)
     x, wide = widen(x, dy)
     return (wide * lax.logistic(x)).astype(dy.dtype)
 
 
-def softplus_fwd(x: jax.Array) -> tuple[jax.Array, InputResiduals]:
-    """Return `softplus`'s output and residuals."""
-    return _softplus(x), InputResiduals(x)
-
-
-def softplus_bwd(residuals: InputResiduals, dy: jax.Array) -> tuple[jax.Array]:
-    """Return the cotangent of `softplus`'s input."""
-    return (softplus_grad(residuals.x, dy),)
-
-
-_softplus_rule = jax.custom_vjp(_softplus)
-_softplus_rule.defvjp(softplus_fwd, softplus_bwd)
+_softplus_rule, softplus_fwd, softplus_bwd = _pair(_softplus, softplus_grad, InputResiduals)
 
 
 def softplus(x: Any) -> jax.Array:
@@ -735,30 +516,9 @@ def _softmax(x: jax.Array, axis: int) -> jax.Array:
 
 
 def softmax_grad(y: Any, dy: Any, axis: int = -1) -> jax.Array:
-    """Return the cotangent of softmax's input.
-
-    ``dx_i = y_i (dy_i − Σ_k y_k dy_k)``
+    """Return ``dx_i = y_i (dy_i − Σ_k y_k dy_k)``, from softmax's output along `axis`.
 
     Source: (5.4)
-
-    Args:
-      y: `[...]` softmax's output.
-      dy: `[...]` its cotangent: loss per unit of output; same shape and dtype.
-      axis: the axis along which `y` sums to one.
-
-    Returns:
-      `[...]`, the cotangent of the input, in the same dtype; half precision sums in float32.
-
-    Raises:
-      TypeError: if an array is no real floating one, their dtypes differ, or `axis` is no int.
-      ValueError: if their shapes differ, or there is no such axis.
-
-    Example:
-      >>> softmax_grad(jnp.float32([0.5, 0.5]), jnp.float32([3.0, 1.0]))
-      Array([ 0.5, -0.5], dtype=float32)
-
-    See also:
-      `softmax`.
     """
     y, dy = floats_alike("softmax_grad", y=y, dy=dy)
     axis = check_axis("softmax_grad", "axis", axis, y.ndim)
@@ -841,30 +601,9 @@ def _log_softmax(x: jax.Array, axis: int) -> jax.Array:
 
 
 def log_softmax_grad(p: Any, dy: Any, axis: int = -1) -> jax.Array:
-    """Return the cotangent of log-softmax's input.
-
-    ``dx_i = dy_i − p_i Σ_k dy_k``
+    """Return ``dx_i = dy_i − p_i Σ_k dy_k``, from `p = exp(y)`, softmax along `axis`.
 
     Source: the logarithm of (5.3), differentiated
-
-    Args:
-      p: `[...]` the softmax of the input, `exp(y)`.
-      dy: `[...]` the output's cotangent: loss per unit of output; same shape and dtype.
-      axis: the axis along which `p` sums to one.
-
-    Returns:
-      `[...]`, the cotangent of the input, in the same dtype; half precision sums in float32.
-
-    Raises:
-      TypeError: if an array is no real floating one, their dtypes differ, or `axis` is no int.
-      ValueError: if their shapes differ, or there is no such axis.
-
-    Example:
-      >>> log_softmax_grad(jnp.float32([0.25, 0.75]), jnp.float32([4.0, 0.0]))
-      Array([ 3., -3.], dtype=float32)
-
-    See also:
-      `log_softmax`.
     """
     p, dy = floats_alike("log_softmax_grad", p=p, dy=dy)
     axis = check_axis("log_softmax_grad", "axis", axis, p.ndim)

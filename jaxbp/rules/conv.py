@@ -1,4 +1,20 @@
-"""Convolution and transposed convolution in one, two and three dimensions (chapter 3)."""
+"""Convolution and transposed convolution in one, two and three dimensions (chapter 3).
+
+From a formula to its function here, to the sum that it is, to the loop that judges it:
+
+    formula       function            sum                           loop
+    (3.1) (3.5)   conv                lowering.conv                 oracles.conv
+    (3.2) (3.6)   conv_kernel_grad    lowering.conv_kernel_grad     oracles.conv_kernel_grad
+    (3.3) (3.7)   conv_input_grad     lowering.conv_input_grad      oracles.conv_input_grad
+    (3.8)         conv_bias_grad      jnp.sum                       oracles.conv_bias_grad
+    (3.7)         conv_transpose      lowering.conv_input_grad      oracles.conv_transpose
+
+A public function checks its arguments, makes a `Window` of its options and calls the sum; the
+rules, whose arguments are checked by then, call the same sums. A sum is taken by one of several
+strategies: the row of its name in `jaxbp/lowering/table.py` lists them and says when each is
+chosen, and each is a file of `jaxbp/lowering`. `tests/lowering` holds them against each other,
+and `tests/rules/test_conv.py` the functions against the loops of `tests/oracles.py`.
+"""
 
 from __future__ import annotations
 
@@ -191,9 +207,8 @@ def conv_bwd(
 ) -> tuple[jax.Array, jax.Array, jax.Array | None]:
     """Return the cotangents of `conv`'s input, kernel and bias."""
     x, w, b = residuals
-    options = _options(window, groups)
-    dx = conv_input_grad(dy, w, x.shape, **options)
-    dw = conv_kernel_grad(x, dy, w.shape, **options)
+    dx = lowering.conv_input_grad(dy, w, x.shape, window, groups)
+    dw = lowering.conv_kernel_grad(x, dy, window, groups)
     return dx, dw, None if b is None else conv_bias_grad(dy)
 
 
@@ -289,11 +304,8 @@ def conv_transpose_bwd(
 ) -> tuple[jax.Array, jax.Array, jax.Array | None]:
     """Return the cotangents of `conv_transpose`'s input, kernel and bias."""
     x, w, b = residuals
-    if 0 in output_shape[1:-1]:  # less than no place was left: the window does not tell x's shape
-        dx, dw, _ = vary_alike(jnp.zeros_like(x), jnp.zeros_like(w), dy)
-    else:
-        dx = _conv(dy, w, None, window, groups)
-        dw = conv_kernel_grad(dy, x, w.shape, **_options(window, groups))
+    dx = lowering.conv(dy, w, window, groups)
+    dw = lowering.conv_kernel_grad(dy, x, window, groups)
     return dx, dw, None if b is None else conv_bias_grad(dy)
 
 
@@ -389,15 +401,6 @@ def conv_transpose_arguments(
         name, x.shape[1:-1], w.shape[:-2], stride=stride, padding=padding, dilation=dilation
     )
     return x, w, b, (x.shape[0], *spatial, features), window, groups
-
-
-def _options(window: Window, groups: int) -> dict[str, Any]:
-    return {
-        "stride": window.stride,
-        "padding": window.padding,
-        "dilation": window.dilation,
-        "groups": groups,
-    }
 
 
 def _floats(function: str, x: Any, w: Any, b: Any) -> tuple[jax.Array, jax.Array, jax.Array | None]:

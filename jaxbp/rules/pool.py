@@ -88,9 +88,15 @@ def avg_pool_grad(
     made = pool_window(name, input_shape, window, stride, padding, 1)
     flag(name, "count_include_pad", count_include_pad)
     shape(name, "dy", dy, _output_shape(input_shape, made), "the output's")
+    return _avg_pool_grad(dy, input_shape, made, count_include_pad)
+
+
+def _avg_pool_grad(
+    dy: jax.Array, input_shape: Shape, window: Window, count_include_pad: bool
+) -> jax.Array:
     wide = dy.astype(sum_dtype(dy.dtype))
-    share = wide / _count(input_shape, made, count_include_pad, wide.dtype)
-    return lowering.sum_pool_grad(share, input_shape, made).astype(dy.dtype)
+    share = wide / _count(input_shape, window, count_include_pad, wide.dtype)
+    return lowering.sum_pool_grad(share, input_shape, window).astype(dy.dtype)
 
 
 def max_pool_grad(
@@ -168,15 +174,7 @@ def avg_pool_bwd(
     input_shape: Shape, window: Window, count_include_pad: bool, residuals: None, dy: jax.Array
 ) -> tuple[jax.Array]:
     """Return the cotangent of `avg_pool`'s input."""
-    dx = avg_pool_grad(
-        dy,
-        input_shape,
-        window.size,
-        stride=window.stride,
-        padding=window.padding,
-        count_include_pad=count_include_pad,
-    )
-    return (dx,)
+    return (_avg_pool_grad(dy, input_shape, window, count_include_pad),)
 
 
 _avg_pool_rule = jax.custom_vjp(_avg_pool, nondiff_argnums=(1, 2, 3))
@@ -350,17 +348,9 @@ def max_pool_bwd(
     input_shape: Shape, window: Window, ties: str, residuals: MaxPoolResiduals, dy: jax.Array
 ) -> tuple[jax.Array]:
     """Return the cotangent of `max_pool`'s input."""
-    dx = max_pool_grad(
-        dy,
-        residuals.winner,
-        input_shape,
-        window.size,
-        stride=window.stride,
-        padding=window.padding,
-        dilation=window.dilation,
-        ties=ties,
-    )
-    return (dx,)
+    if ties == "first":
+        return (lowering.max_pool_grad(dy, residuals.winner, input_shape, window),)
+    return (_tied_max_grad(dy, residuals.winner, input_shape, window, ties),)
 
 
 _max_pool_rule = jax.custom_vjp(_max_pool, nondiff_argnums=(1, 2, 3))

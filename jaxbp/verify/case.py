@@ -19,7 +19,7 @@ class Case(NamedTuple):
     """What the table calls it."""
     function: Callable[..., Any]
     args: tuple[Any, ...]
-    """Arrays, or specs as `jaxbp.verify.spec` reads them."""
+    """Arrays, or specs as `jaxbp.verify.cli.spec` reads them."""
     kwargs: Mapping[str, Any] = MappingProxyType({})
     """Static arguments."""
     reference: Callable[..., Any] | None = None

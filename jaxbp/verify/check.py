@@ -8,24 +8,42 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxbp.verify import (
-    compiler,
+from jaxbp.verify.checks import (
+    deterministic,
+    dtype,
+    finite_differences,
+    fwd_value,
     gradient,
+    jit,
     kinks,
-    oracles,
-    power,
+    linear,
+    nan,
     precision,
-    properties,
+    remat,
+    scan,
     second_order,
+    shard_map,
+    structure,
     symbolic_zeros,
-    transforms,
     value,
+    vmap,
+    zero,
 )
-from jaxbp.verify.outcome import WRONG_ALREADY, Outcome
-from jaxbp.verify.report import Power, Precision, Report
+from jaxbp.verify.checks.outcome import WRONG_ALREADY, Outcome
+from jaxbp.verify.checks.plain_call import plain_call
+from jaxbp.verify.checks.transformed import Situation
+from jaxbp.verify.report import Report
+from jaxbp.verify.subject import compiler
+from jaxbp.verify.subject.raised import first_line
+from jaxbp.verify.subject.vectors import Vector
 from jaxbp.verify.trial import Trial, trial_of
 
-TRANSFORMS = ("vmap", "scan", "remat", "shard-map")
+TRANSFORMS = {
+    "vmap": vmap.check,
+    "scan": scan.check,
+    "remat": remat.check,
+    "shard-map": shard_map.check,
+}
 CHECKS = (
     "structure",
     "gradient",
@@ -113,7 +131,7 @@ def check_vjp(
         outputs = trial.given.outputs()
     except (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError) as error:
         raise TypeError(
-            f"check_vjp: fn must be traceable, as under jax.jit; {str(error).splitlines()[0]}"
+            f"check_vjp: fn must be traceable, as under jax.jit; {first_line(error)}"
         ) from error
     if not trial.subject.leaves:
         raise ValueError(
@@ -125,7 +143,7 @@ def check_vjp(
     rng = np.random.default_rng(seed)
     # In half precision an overflow is an answer, inf, and no accident of the checker.
     with np.errstate(over="ignore"):
-        outcome, powers, precisions = _run(trial, chosen, rng)
+        outcome = _run(trial, chosen, rng)
     return Report(
         function=trial.subject.name,
         arguments=tuple(
@@ -133,10 +151,10 @@ def check_vjp(
         ),
         checks=tuple(outcome.checks),
         findings=tuple(outcome.findings),
-        powers=tuple(powers),
-        precisions=tuple(precisions),
+        powers=tuple(outcome.powers),
+        precisions=tuple(outcome.precisions),
         warnings=compiler.warnings(trial.programs),
-        notes=tuple(dict.fromkeys([*trial.notes, *outcome.notes])),
+        notes=tuple(dict.fromkeys([*(note.text for note in trial.notes), *outcome.notes])),
         seed=seed,
         seconds=time.perf_counter() - began,
         reference=_reference_name(trial, reference),
@@ -205,68 +223,103 @@ def _natural(seed: Any) -> int:
     return number
 
 
-def _run(
-    trial: Trial, chosen: set[str], rng: np.random.Generator
-) -> tuple[Outcome, list[Power], list[Precision]]:
+def _run(trial: Trial, chosen: set[str], rng: np.random.Generator) -> Outcome:
+    """Every check that is chosen, in order, until one leaves nothing to ask."""
     outcome = Outcome()
-    powers: list[Power] = []
-    precisions: list[Precision] = []
     if "structure" in chosen:
-        outcome.add(properties.plain_call(trial, rng))
+        outcome.add(_of_the_plain_call(trial, rng))
         if outcome.failed("structure", "deterministic"):
-            return outcome, powers, precisions
+            return outcome
     trial.prepare()
     if outcome.failed("jit"):
         trial.stop_compiling()
     if trial.explicit:
-        outcome.add(value.check(trial, rng))
+        outcome.add(value.check(trial, [], rng))
         if outcome.failed("value"):
             trial.stand_by_the_primal()
     points = [trial.subject.x, *trial.other_points(rng)]
     if "linear" in chosen:
-        outcome.add(properties.linear(trial, points, rng))
-    # What is not even linear, or not even a function, has no gradient to diagnose.
-    twisted = {
-        f.argument for f in outcome.findings if f.diagnosis in ("nonlinear", "nondeterministic")
-    }
+        outcome.add(linear.check(trial, points, rng))
     if "gradient" in chosen:
-        taken = gradient.samples(trial, points, rng)
-        judged = gradient.judge(trial, taken, points, rng)
-        judged.findings = [f for f in judged.findings if f.argument not in twisted]
-        outcome.add(judged)
-        refuted = {f.argument for f in judged.findings}
-        powers = power.measure(taken, trial.subject.leaves, refuted, rng)
-    wrong = {f.argument for f in outcome.findings}
-    if "gradient" in chosen and not trial.rule.interpreted:
-        outcome.add(symbolic_zeros.check(trial, rng).but_for(wrong))
-    all_wrong = {leaf.name for leaf in trial.subject.leaves} <= wrong
-    for name, part in (
-        ("finite-differences", lambda: oracles.check(trial, points, rng)),
-        ("kinks", lambda: kinks.check(trial, rng)),
-        ("nan", lambda: properties.finite(trial, rng)),
-    ):
-        own_oracle = name == "finite-differences" and not trial.has_rule and not trial.explicit
-        if name in chosen or (own_oracle and "gradient" in chosen):
-            if all_wrong and name != "nan":
-                outcome.row(name, None, WRONG_ALREADY)
-            else:
-                outcome.add(part().but_for(wrong))
+        words = ("nonlinear", "nondeterministic")
+        twisted = {f.argument for f in outcome.findings if f.diagnosis in words}
+        outcome.add(gradient.check(trial, points, rng, twisted))
+    wrong = outcome.blamed
+    outcome.add(_beside_the_gradient(trial, points, chosen, wrong, rng))
     if trial.rule.interpreted:
-        for name in chosen & {*TRANSFORMS, "second-order", "precision"}:
-            outcome.row(name, None, "the rule is not the same when it is traced")
-        return outcome, powers, precisions
-    transformed = [name for name in TRANSFORMS if name in chosen]
-    if outcome.failed("fwd-value"):
-        for name in transformed:
-            outcome.row(name, None, "the value that fwd returns is wrong already")
-        transformed = []
-    outcome.add(transforms.check(trial, points, transformed, rng))
+        for name in (*TRANSFORMS, "second-order", "precision"):
+            if name in chosen:
+                outcome.row(name, None, "the rule is not the same when it is traced")
+        return outcome
+    outcome.add(_transformed(trial, points, chosen, outcome.failed("fwd-value"), rng))
     if "second-order" in chosen:
         if wrong:
             outcome.row("second-order", None, "the first order is wrong already")
         else:
             outcome.add(second_order.check(trial, points, rng))
     if "precision" in chosen:
-        measured, precisions = precision.check(trial, points, rng)
-        outcome.add(measured.but_for(wrong))
-    return outcome, powers, precisions
+        outcome.add(precision.check(trial, points, rng).but_for(wrong))
+    return outcome
+
+
+def _of_the_plain_call(trial: Trial, rng: np.random.Generator) -> Outcome:
+    """What must hold of every VJP, with nothing to compare it with."""
+    call = plain_call(trial, rng)
+    outcome = structure.check(trial, call)
+    if isinstance(call, Exception):
+        return outcome
+    outcome.add(dtype.check(trial, call))
+    outcome.add(deterministic.check(trial, call, rng))
+    if outcome.failed("deterministic"):
+        return outcome
+    trial.prepare()
+    outcome.add(fwd_value.check(trial, call, rng))
+    outcome.add(jit.check(trial, call, rng))
+    outcome.add(zero.check(trial, call))
+    return outcome
+
+
+def _beside_the_gradient(
+    trial: Trial,
+    points: list[Vector],
+    chosen: set[str],
+    wrong: Collection[str | None],
+    rng: np.random.Generator,
+) -> Outcome:
+    """What else shows in one gradient, of arguments that are not known to be wrong."""
+    outcome = Outcome()
+    if "gradient" in chosen and not trial.rule.interpreted:
+        outcome.add(symbolic_zeros.check(trial, points, rng).but_for(wrong))
+    all_wrong = {leaf.name for leaf in trial.subject.leaves} <= {*wrong}
+    # Where there is no rule, differences are what autodiff itself is compared with.
+    own_oracle = "gradient" in chosen and not trial.has_rule and not trial.explicit
+    for name, check in (
+        ("finite-differences", finite_differences.check),
+        ("kinks", kinks.check),
+        ("nan", nan.check),
+    ):
+        if name not in chosen and not (own_oracle and name == "finite-differences"):
+            continue
+        if all_wrong and name != "nan":
+            outcome.row(name, None, WRONG_ALREADY)
+        else:
+            outcome.add(check(trial, points, rng).but_for(wrong))
+    return outcome
+
+
+def _transformed(
+    trial: Trial,
+    points: list[Vector],
+    chosen: set[str],
+    value_is_wrong: bool,
+    rng: np.random.Generator,
+) -> Outcome:
+    """The transforms, of which each has the same situation."""
+    outcome = Outcome()
+    situation = Situation(trial, points, rng)
+    for name, check in TRANSFORMS.items():
+        if name in chosen and value_is_wrong:
+            outcome.row(name, None, "the value that fwd returns is wrong already")
+        elif name in chosen:
+            outcome.add(check(situation))
+    return outcome

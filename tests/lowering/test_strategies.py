@@ -11,7 +11,7 @@ import jaxbp
 from jaxbp import lowering
 from jaxbp.lowering import blocks, table
 from jaxbp.lowering.choice import TABLE
-from jaxbp.lowering.convolution import columns, folds, winograd
+from jaxbp.lowering.convolution import columns, folds, merged, planes, shifts, winograd
 from jaxbp.lowering.finite import if_finite
 from jaxbp.window import Window, make_window
 from tests.daily import sample
@@ -56,6 +56,11 @@ CASES = {
         2,
     ),
     "3-D patches": ((4, 6, 5), (2, 2, 2), 2, "VALID", 1, 1, 3, 2, 2),
+    "depthwise, strided": ((9, 8), (3, 3), (2, 1), "SAME", 1, 4, 4, 4, 3),
+    "depthwise, two features a channel": ((9,), (4,), 1, [(6, 0)], 2, 3, 3, 6, 2),
+    "depthwise, many cells, strided": ((13, 9), (6, 5), 2, [(3, 2), (-1, 2)], 1, 2, 2, 2, 2),
+    "depthwise, cells in a loop": ((25,), (67,), 3, [(40, 35)], 1, 2, 2, 4, 2),
+    "two groups": ((6, 5), (3, 2), 2, "SAME", 1, 2, 6, 4, 2),
     "no window": ((2, 2), (5, 5), 1, "VALID", 1, 1, 3, 4, 2),
     "no example": ((7, 8), (3, 3), 2, "SAME", 1, 1, 3, 4, 0),
     "dilated and strided": ((9, 8), (2, 3), (2, 1), "VALID", (3, 2), 1, 3, 4, 2),
@@ -68,6 +73,8 @@ def small_pieces(monkeypatch):
     monkeypatch.setattr(blocks, "PIECE", 400)
     monkeypatch.setattr(winograd, "PIECE", 4000)
     monkeypatch.setattr(columns, "PIECE", 4000)
+    monkeypatch.setattr(shifts, "PIECE", 700)
+    monkeypatch.setattr(shifts, "PADDED", 2000)
 
 
 def numbers(rng, shape, dtype=np.float32):
@@ -161,14 +168,24 @@ def test_gives_the_plain_sum(operation, name, rng):
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("strategy", [winograd, folds])
+@pytest.mark.parametrize(
+    ("strategy", "case"),
+    [
+        (winograd, "3×3"),
+        (folds, "3×3"),
+        (merged, "two groups"),
+        (shifts, "depthwise, strided"),
+        (shifts, "depthwise, many cells, strided"),
+    ],
+)
 @pytest.mark.parametrize("operation", ["conv", "conv_input_grad"])
-def test_what_is_not_finite_stays_in_its_place(operation, strategy, bad, rng):
-    (x, w), static = operations(rng, "3×3")[operation]
-    x = x.at[1, 2, 3, 0].set(bad)
+def test_what_is_not_finite_stays_in_its_place(operation, strategy, case, bad, rng):
+    (x, w), static = operations(rng, case)[operation]
+    x = x.at[1, 1, 0, 0].set(bad) if case != "3×3" else x.at[1, 2, 3, 0].set(bad)
     ours = as_one_program(getattr(strategy, operation), static, x, w)
     plain = as_one_program(TABLE[operation][-1].run, static, x, w)
     assert_close(ours, np.asarray(plain, np.float64), terms=200)
+    assert not np.isfinite(np.asarray(ours)).all()
     assert np.isfinite(np.asarray(ours)).mean() > 0.9
 
 
@@ -187,6 +204,17 @@ def test_what_is_finite_in_the_plain_sum_stays_finite(operation, strategy, bad, 
     plain = as_one_program(TABLE[operation][-1].run, static, first, second)
     np.testing.assert_array_equal(np.isnan(ours), np.isnan(plain))
     np.testing.assert_array_equal(np.isinf(ours), np.isinf(plain))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_bad_number_at_the_border_reaches_the_cells_that_meet_it(bad, rng):
+    """Planes of zeros beside those of dy would carry it to every cell of the kernel."""
+    (x, dy), static = operations(rng, "3-D")["conv_kernel_grad"]
+    x = x.at[0, 0, 1, 2, 0].set(bad)
+    ours = as_one_program(planes.conv_kernel_grad, static, x, dy)
+    plain = as_one_program(TABLE["conv_kernel_grad"][-1].run, static, x, dy)
+    np.testing.assert_array_equal(np.isfinite(ours), np.isfinite(plain))
+    assert np.isfinite(np.asarray(ours)[2, :, :, 0]).all()
 
 
 @pytest.mark.parametrize("bad", [np.nan, -np.nan, np.inf, -np.inf])
@@ -250,7 +278,12 @@ def test_is_differentiable_both_ways(operation, name, rng):
     sample(((*row, dtype) for row in ROWS for dtype in ("bfloat16", "float16")), every=3),
 )
 def test_half_precision_sums_in_float32(operation, name, dtype, rng):
-    apart = {"pointwise": "1×1 strided", "phases": "1-D strided", "strides": "3-D patches"}
+    apart = {
+        "pointwise": "1×1 strided",
+        "phases": "1-D strided",
+        "strides": "3-D patches",
+        "merged": "two groups",
+    }
     case = apart.get(name, "3×3")
     draw = lambda rng, shape: numbers(rng, shape, dtype)  # noqa: E731
     operands, static = operations(rng, case, draw)[operation]

@@ -231,6 +231,34 @@ def test_adjoint_is_the_rules_backward_pass(name, rng):
     np.testing.assert_array_equal(e.adjoint(y if e.keeps == "y" else x, dy), *pullback(dy))
 
 
+# What an adjoint takes, dy, and dx.
+ADJOINTS = {
+    "sigmoid": (activation.sigmoid_grad, [0.5, 1.0], [2.0, 2.0], [0.5, 0.0]),
+    "tanh": (activation.tanh_grad, [0.0, 0.5, 1.0], [2.0, 2.0, 2.0], [2.0, 1.5, 0.0]),
+    "relu": (activation.relu_grad, [0.0, 3.0], [2.0, 2.0], [0.0, 2.0]),
+    "leaky_relu": (
+        partial(activation.leaky_relu_grad, slope=0.5), [-1.0, 0.0], [2.0, 2.0], [1.0, 2.0]
+    ),
+    "elu": (activation.elu_grad, [-np.inf, 0.0, 1.0], [2.0, 2.0, 2.0], [0.0, 2.0, 2.0]),
+    "gelu": (activation.gelu_grad, [-np.inf, 0.0, np.inf], [2.0, 2.0, 2.0], [0.0, 1.0, 2.0]),
+    "silu": (activation.silu_grad, [0.0, np.inf], [2.0, 2.0], [1.0, 2.0]),
+    "softplus": (
+        activation.softplus_grad, [-np.inf, 0.0, np.inf], [2.0, 2.0, 2.0], [0.0, 1.0, 2.0]
+    ),
+    "softmax": (activation.softmax_grad, [0.5, 0.5], [3.0, 1.0], [0.5, -0.5]),
+    "log_softmax": (activation.log_softmax_grad, [0.25, 0.75], [4.0, 0.0], [3.0, -3.0]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ADJOINTS)
+def test_adjoints_of_literal_numbers(name):
+    """(2.5), and (5.4) for softmax, where every number is exact."""
+    adjoint, kept, dy, expected = ADJOINTS[name]
+    dx = adjoint(jnp.float32(kept), jnp.float32(dy))
+    assert dx.dtype == np.float32
+    np.testing.assert_array_equal(dx, expected)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", ALL)
 def test_rule_keeps_one_array(name, dtype, float64):

@@ -1,5 +1,9 @@
 """Convolution against the document's sums, lax, finite differences and every transformation."""
 
+import inspect
+import re
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +13,7 @@ from hypothesis import strategies as st
 from jax import lax
 
 import jaxbp
+from jaxbp.lowering.choice import TABLE
 from tests import oracles
 from tests.rules.geometry import CASES, Case, default_dtype, numbers, small_integers, windows
 from tests.tolerance import assert_close, summed_in
@@ -434,3 +439,16 @@ def test_sums_run_in_float32_at_least():
     for dtype in ("bfloat16", "float16", "float32"):
         assert jnp.dtype(summed_in(dtype)) == jnp.float32
     assert jnp.dtype(summed_in("float64")) == "float64"
+
+
+def test_the_map_of_the_chapter_is_true():
+    """Each row of its docstring: formulas that the function cites, a sum of the table, a loop."""
+    chapter = inspect.getdoc(sys.modules[jaxbp.conv.__module__])
+    rows = re.findall(r"^ +((?:\(3\.\d\) )+) +(\w+) +(\S+) +oracles\.(\w+)$", chapter, re.M)
+    assert len(rows) == chapter.count("oracles.") - 1  # and the file of them all
+    for formulas, function, total, loop in rows:
+        sources = getattr(jaxbp, function).__doc__.partition("Source: ")[2].partition("\n")[0]
+        for formula in formulas.split():
+            assert formula in sources, f"{function} does not cite {formula}"
+        assert total == "jnp.sum" or total.removeprefix("lowering.") in TABLE
+        assert inspect.isfunction(getattr(oracles, loop))

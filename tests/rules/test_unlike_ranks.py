@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxbp.rules.cases import CASES
-from jaxbp.verify import spec
+from jaxbp.cases import CASES
+from jaxbp.verify.cli import spec
 from tests.transforms import differentiable, value_and_cotangents
 
 

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 import jaxbp.rules
-from jaxbp.rules.cases import CASES
-from jaxbp.verify import check_vjp, spec
+from jaxbp.cases import CASES
+from jaxbp.verify import check_vjp
+from jaxbp.verify.cli import spec
 
 
 def _arguments(case):

@@ -1,7 +1,7 @@
 """The corpus itself: right rules are right, wrong ones wrong where they say and nowhere else.
 
 The truth is autodiff of the plain forward in float64, and one-sided differences on kinks; the
-checker that the corpus examines has no part in it. A sample every day, all with
+checker that the corpus examines lends its list of words alone. A sample every day, all with
 JAXBP_TESTS=whole.
 """
 
@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxbp.verify.report.words import WORDS
 from tests.daily import WHOLE, sample
 from tests.verify.corpus import CASES, RIGHT, WRONG, Case, Problem
 from tests.verify.corpus.marking import everyday
@@ -23,11 +24,6 @@ from tests.verify.corpus.marking import everyday
 wrong_cases = list(WRONG) if WHOLE else everyday(WRONG, each=1)
 right_cases = sample(RIGHT, every=6)
 
-WORDS = """
-    scale averaged sign transposed swapped-arguments flipped shifted border local missing-term zero
-    one-example not-reduced value fwd-value structure shape dtype nan nonlinear nondeterministic
-    precision second-order vmap jit scan remat shard-map ties overwritten surrogate unknown
-"""
 # 2^-24 is half an epsilon of float32, the coarsest dtype that a right rule computes in inside
 # (float32-inside); no case adds more than a thousand roundings to one another.
 FLOAT32_INSIDE = 1e3 * 2.0**-24
@@ -36,7 +32,7 @@ CANCELLED = 2.0**-30
 STEP = 1e-6
 # A one-sided difference over STEP of a function with second derivatives below 20.
 SLOPE_ERROR = 20 * STEP
-# The design allows a rule twice autodiff's own error, and rounds the result once.
+# A right rule may have twice autodiff's own error, and rounds the result once.
 ULPS_LOST = 2
 
 
@@ -120,10 +116,10 @@ def shown(where: str) -> list[Case]:
     return found
 
 
-def test_names_are_unique_and_words_are_the_designs():
+def test_names_are_unique_and_words_are_those_of_the_checker():
     counts = collections.Counter(case.name for case in CASES)
     assert [name for name, count in counts.items() if count > 1] == []
-    assert {word for case in WRONG for word in case.diagnosis} <= set(WORDS.split())
+    assert {word for case in WRONG for word in case.diagnosis} <= set(WORDS)
     assert all(case.diagnosis and case.why and case.twin in counts for case in WRONG)
     assert len(WRONG) >= 60
     tested = set(TESTED)

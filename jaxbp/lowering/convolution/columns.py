@@ -137,6 +137,24 @@ def _wins_kernel_grad(x: jax.Array, dy: jax.Array, window: Window, groups: int) 
         and dy.shape[-1] >= 32
         and work >= 1 << 24
         and not large
+        and not xla_pays(x, dy, window)
+    )
+
+
+def xla_pays(x: jax.Array, dy: jax.Array, window: Window) -> bool:
+    """Whether XLA's kernel gradient runs at the speed of a product.
+
+    It convolves with dy, the batch as channels. Those must fill the vector lanes, and dw both cores
+    with blocks; a stride becomes a dilation of dy. Along one axis a few long sums do, too.
+    """
+    if len(window.size) == 1:
+        return x.shape[0] <= dy.shape[1]
+    entries = window.cells * x.shape[-1] * dy.shape[-1]
+    return (
+        len(window.size) == 2
+        and set(window.stride) == {1}
+        and x.shape[0] >= 8
+        and entries > 1 << 15
     )
 
 

@@ -6,7 +6,8 @@ kernel's first axis is left, of planes that lie d·a apart:
     y[n, i, …] = Σ_a w[a] * X[n, s·i + d·a, …]
 
 Few channels are better stacked, those of all the planes that a window meets side by side, so that
-one convolution of images sums over a too. A convolution of images is summed as the table chooses.
+one convolution of images sums over a too. A convolution of images is summed as the table chooses,
+a kernel gradient by columns.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ from jax import lax
 
 from jaxbp.arguments import Shape, sum_dtype
 from jaxbp.lowering.choice import Row, choose, is_float32
-from jaxbp.lowering.convolution import xla
-from jaxbp.lowering.slices import add
+from jaxbp.lowering.convolution import columns, xla
+from jaxbp.lowering.finite import if_finite
+from jaxbp.lowering.slices import add, unslice
 from jaxbp.window import Window, dilated
 
 # The most channels of a stack.
@@ -42,8 +44,8 @@ def can_kernel_grad(x: jax.Array, dy: jax.Array, window: Window, groups: int) ->
 def can_input_grad(
     dy: jax.Array, w: jax.Array, input_shape: Shape, window: Window, groups: int
 ) -> bool:
-    """As forward, without stride."""
-    return set(window.stride) == {1} and 0 not in input_shape and can(dy, w, window.turned, groups)
+    """As forward."""
+    return dy.ndim > 3 and groups == 1 and 0 not in (*dy.shape, *w.shape, *input_shape)
 
 
 def conv(x: jax.Array, w: jax.Array, window: Window, groups: int) -> jax.Array:
@@ -65,26 +67,55 @@ def conv(x: jax.Array, w: jax.Array, window: Window, groups: int) -> jax.Array:
 def conv_input_grad(
     dy: jax.Array, w: jax.Array, input_shape: Shape, window: Window, groups: int
 ) -> jax.Array:
-    """dx[N, *S, C], the sum (3.7): without stride, a convolution with the kernel turned."""
-    return conv(dy, xla.turned(w), window.turned, groups)
+    """dx[N, *S, C] of dy[N, *S_out, O] and w[*K, C, O], the sum (3.7)."""
+    wide = sum_dtype(dy.dtype)
+    n, *spatial, c = input_shape
+    axes, k = len(spatial), window.size[0]
+    # What a plane of dy gives to each of the planes that it met, stacked.
+    stacked = jnp.moveaxis(w.astype(wide), 0, -3)
+    stacked = stacked.reshape(*stacked.shape[:-3], k * c, stacked.shape[-1])
+    shape = (n * dy.shape[1], *spatial[1:], k * c)
+    case = (_images(dy.astype(wide)), stacked, shape, _inner(window), groups)
+    dx = choose("conv_input_grad", *case)[0].run(*case).reshape(*dy.shape[:2], *spatial[1:], k, c)
+    none = (1,) * (axes - 1)
+    first = Window(
+        (k, *none),
+        (window.stride[0], *none),
+        (window.padding[0], *((0, 0),) * (axes - 1)),
+        (window.dilation[0], *none),
+    )
+    return unslice((dx[..., a, :] for a in range(k)), input_shape, first).astype(dy.dtype)
 
 
 def conv_kernel_grad(x: jax.Array, dy: jax.Array, window: Window, groups: int) -> jax.Array:
     """dw[*K, C, O] of x[N, *S, C] and dy[N, *S_out, O], the sum (3.6)."""
-    wide = sum_dtype(x.dtype)
     k, c, o = window.size[0], x.shape[-1], dy.shape[-1]
-    images, cotangents = x.astype(wide), dy.astype(wide)
-    if window.stride[0] == 1 and o <= c:
-        # Beside a plane of x those of dy that meet it, the kernel's first cell first.
+
+    def images(x: jax.Array, dy: jax.Array, parts: Shape, axis: int) -> jax.Array:
+        dw = columns.conv_kernel_grad(_images(x), _images(dy), _inner(window), groups)
+        return jnp.moveaxis(dw.reshape(*window.size[1:], *parts), axis, 0)
+
+    def by_input(x: jax.Array, dy: jax.Array) -> jax.Array:
+        met = jnp.concatenate(_met(x, window, dy.shape[1]), axis=-1)
+        return images(met, dy, (k, c, o), -3)
+
+    def by_output(x: jax.Array, dy: jax.Array) -> jax.Array:
+        # Beside a plane of x those of dy that met it, at the kernel's first cell first.
         starts = (window.low[0] - window.dilation[0] * m for m in range(k))
-        met = [_planes(cotangents, start, 1, x.shape[1]) for start in starts]
-        cotangents, parts, axis = jnp.concatenate(met, axis=-1), (c, k, o), -2
-    else:
-        met = _met(images, window, dy.shape[1])
-        images, parts, axis = jnp.concatenate(met, axis=-1), (k, c, o), -3
-    case = (_images(images), _images(cotangents), _inner(window), groups)
-    dw = choose("conv_kernel_grad", *case)[0].run(*case).reshape(*window.size[1:], *parts)
-    return jnp.moveaxis(dw, axis, 0).astype(x.dtype)
+        met = jnp.concatenate([_planes(dy, start, 1, x.shape[1]) for start in starts], axis=-1)
+        return images(x, met, (c, k, o), -2)
+
+    def plain(x: jax.Array, dy: jax.Array) -> jax.Array:
+        return xla.conv_kernel_grad(x, dy, window, groups)
+
+    wide = sum_dtype(x.dtype)
+    case = (x.astype(wide), dy.astype(wide))
+    # Fewer numbers to lay out a place, of x in columns and of dy. The stack of dy holds zeros that
+    # the plain sum has not.
+    inner = window.cells // k
+    if window.stride[0] > 1 or inner * k * c + o <= inner * c + k * o:
+        return by_input(*case).astype(x.dtype)
+    return if_finite(by_output, plain, *case).astype(x.dtype)
 
 
 def _met(x: jax.Array, window: Window, outputs: int) -> list[jax.Array]:
@@ -120,7 +151,20 @@ def _wins_input_grad(
 
 
 def _wins_kernel_grad(x: jax.Array, dy: jax.Array, window: Window, groups: int) -> bool:
-    return _wins(x, dy, window, groups)
+    if len(window.size) == 3:
+        return _wins(x, dy, window, groups)
+    # Of images the rows. Between few channels the columns of all cells are a product's longer side
+    # many times over: those of a row, and dy stacked, are fewer.
+    work = dy.size * window.cells * x.shape[-1]
+    return (
+        is_float32(x, dy)
+        and 2 <= window.size[0] <= MOST
+        and set(window.stride) == {1}
+        and min(x.shape[-1], dy.shape[-1]) >= 8
+        and max(x.shape[-1], dy.shape[-1]) >= 32
+        and work >= 1 << 24
+        and not columns.xla_pays(x, dy, window)
+    )
 
 
 ROWS = {

@@ -125,7 +125,8 @@ def _correlate(inputs: Sequence[jax.Array], kernel: jax.Array, window: Window) -
     if window.cells > MANY:
         cells = [slices(pad(z, window, 0), window, shape) for z in inputs]
     else:
-        places = [_visited(n, axis, window) for axis, n in enumerate(shape[1:-1])]
+        counts = zip(shape[1:-1], window.output(shape[1:-1]), strict=True)
+        places = [_visited(n, m, axis, window) for axis, (n, m) in enumerate(counts)]
         cells = [_cells(z, places) for z in inputs]
     return _multiply_add(cells, kernel, inputs[0].dtype)
 
@@ -168,10 +169,9 @@ def _correlate_in_a_loop(
     return lax.fori_loop(0, window.cells, turn, zeros).astype(dtype)
 
 
-def _visited(n: int, axis: int, window: Window) -> Places:
-    """Where each cell of each window lies along an axis of so many places."""
-    (m,) = Window(*((field[axis],) for field in window)).output((n,))
-    first = window.stride[axis] * np.arange(m) - window.low[axis]
+def _visited(n: int, windows: int, axis: int, window: Window) -> Places:
+    """Where each cell of each window lies along an axis of n places."""
+    first = window.stride[axis] * np.arange(windows) - window.low[axis]
     at = [first + window.dilation[axis] * cell for cell in range(window.size[axis])]
     return [(np.clip(i, 0, n - 1), (i >= 0) & (i < n)) for i in at]
 

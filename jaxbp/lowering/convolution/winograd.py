@@ -180,14 +180,17 @@ def _wins_input_grad(
 
 
 def _wins_kernel_grad(x: jax.Array, dy: jax.Array, window: Window, groups: int) -> bool:
-    return is_float32(x, dy) and _pays(x.shape, dy.shape, window)
+    # Of volumes the planes do better.
+    return is_float32(x, dy) and len(window.size) == 2 and _pays(x.shape, dy.shape, window)
 
 
 def _pays(x: Shape, like_output: Shape, window: Window) -> bool:
     c, o = x[-1], like_output[-1]
     multiplications = x[0] * math.prod(window.output(x[1:-1])) * window.cells * c * o
     places = x[0] * math.prod(x[1:-1])
-    return min(c, o) >= 64 and places >= 512 and multiplications >= 1 << 26
+    # Along one axis they save a third, which copying the transforms costs.
+    axes = len(window.size)
+    return axes > 1 and min(c, o) >= 64 and places >= 512 and multiplications >= 1 << 26
 
 
 ROWS = {

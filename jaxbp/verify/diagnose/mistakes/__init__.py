@@ -1,0 +1,1 @@
+"""The mistakes that a diagnosis knows, one file for each kind."""

@@ -1,0 +1,1 @@
+"""A function as vectors in and out, and its traced program."""
