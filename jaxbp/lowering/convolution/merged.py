@@ -115,7 +115,7 @@ def _diagonal(w: jax.Array, groups: int) -> jax.Array:
     """[*K, C, O] with w[*K, C // groups, O] along its diagonal of groups, and zeros elsewhere."""
     *size, each, o = w.shape
     spread = w.reshape(*size, 1, each, groups, o // groups)
-    own = jnp.eye(groups, dtype=bool)[:, None, :, None]
+    own = jnp.eye(groups, dtype=bool).reshape(*(1 for _ in size), groups, 1, groups, 1)
     return jnp.where(own, spread, jnp.zeros((), w.dtype)).reshape(*size, groups * each, o)
 
 

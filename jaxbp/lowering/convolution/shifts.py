@@ -26,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxbp.arguments import Shape, sum_dtype, vary_alike
+from jaxbp.arguments import Shape, aligned, sum_dtype, vary_alike
 from jaxbp.lowering.choice import Row
 from jaxbp.lowering.pieces import sum_pieces
 from jaxbp.lowering.slices import UNROLLED, add, pad, slices
@@ -137,7 +137,7 @@ def _multiply_add(
     wide = sum_dtype(dtype)
     kernel = kernel.astype(wide).reshape(-1, *kernel.shape[-2:])
     terms = (
-        cell.astype(wide) * kernel[m, q]
+        cell.astype(wide) * aligned(kernel[m, q], cell)
         for q, of_input in enumerate(cells)
         for m, cell in enumerate(of_input)
     )
@@ -162,7 +162,7 @@ def _correlate_in_a_loop(
         for q, z in enumerate(padded):
             cell = lax.dynamic_slice(z, start, (n, *reach, lanes))
             cell = lax.slice(cell, (0,) * z.ndim, cell.shape, (1, *window.stride, 1))
-            y = y + cell.astype(wide) * kernel[m, q]
+            y = y + cell.astype(wide) * aligned(kernel[m, q], cell)
         return y
 
     zeros = vary_alike(jnp.zeros((n, *windows, lanes), wide), kernel, *inputs)[0]
@@ -231,7 +231,7 @@ def _kernel_grad(x: jax.Array, dy: jax.Array, window: Window) -> jax.Array:
             d = jnp.where(np.arange(blocks.size, dtype=np.int32)[:, None] < skipped[i], 0, d)
         near = lax.dynamic_slice_in_dim(x, starts[i], int(blocks.reads.max()) + 1)
         cells = near.at[blocks.reads].get(mode="promise_in_bounds")
-        return sums + cells.astype(wide) * d
+        return sums + cells.astype(wide) * d[None]
 
     zeros = vary_alike(jnp.zeros((*blocks.reads.shape, lanes), wide), x, dy)[0]
     return jnp.sum(lax.fori_loop(0, len(blocks.x), turn, zeros), axis=1)
