@@ -29,7 +29,7 @@ from jax import lax
 from jaxbp.arguments import Shape, aligned, sum_dtype, vary_alike
 from jaxbp.lowering.choice import Row
 from jaxbp.lowering.pieces import sum_pieces
-from jaxbp.lowering.slices import UNROLLED, add, pad, slices
+from jaxbp.lowering.slices import UNROLLED, pad, slices
 from jaxbp.window import Window, dilated
 
 # Cells beyond which a padded copy costs less than asking at each cell what lies in the padding.
@@ -141,7 +141,13 @@ def _multiply_add(
         for q, of_input in enumerate(cells)
         for m, cell in enumerate(of_input)
     )
-    return add(terms).astype(dtype)
+    return _pairwise(list(terms)).astype(dtype)
+
+
+def _pairwise(terms: Sequence[jax.Array]) -> jax.Array:
+    """Their sum, each half on its own first: one after the other would round the sum of all."""
+    middle = len(terms) // 2
+    return _pairwise(terms[:middle]) + _pairwise(terms[middle:]) if middle else terms[0]
 
 
 def _correlate_in_a_loop(
