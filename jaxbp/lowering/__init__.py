@@ -11,9 +11,11 @@ import jax
 from jaxbp.arguments import Shape
 from jaxbp.lowering import table
 from jaxbp.lowering.choice import run, use
+from jaxbp.lowering.slices import UNROLLED
 from jaxbp.window import Window
 
 __all__ = [
+    "UNROLLED",
     "conv",
     "conv_input_grad",
     "conv_kernel_grad",

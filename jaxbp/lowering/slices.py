@@ -77,6 +77,17 @@ def unslice(shares: Iterable[jax.Array], input_shape: Shape, window: Window) -> 
     return add(put(share, o) for share, o in zip(shares, window.offsets(), strict=True))
 
 
+def dilate(dy: jax.Array, input_shape: Shape, window: Window) -> jax.Array:
+    """dy with zeros between its places, so that no stride is left, and bordered as (3.7) has it."""
+    config = []
+    for n, m, span, low, stride in zip(
+        input_shape[1:-1], dy.shape[1:-1], window.span, window.low, window.stride, strict=True
+    ):
+        before = span - 1 - low
+        config.append((before, n + span - 1 - dilated(m, stride) - before, stride - 1))
+    return lax.pad(dy, jnp.zeros((), dy.dtype), [(0, 0, 0), *config, (0, 0, 0)])
+
+
 def gather(x: jax.Array, window: Window, value: float) -> jax.Array:
     """[|K|, N, *S_out, C]: all the slices at once, of x padded with the value, by one gather.
 

@@ -24,16 +24,7 @@ from jaxbp.arguments import (
     shape_tuple,
     sum_dtype,
 )
-from jaxbp.lowering.slices import (
-    UNROLLED,
-    add,
-    cells_inside,
-    gather,
-    pad,
-    slices,
-    ungather,
-    unslice,
-)
+from jaxbp.lowering.slices import add, cells_inside, gather, pad, slices, ungather, unslice
 from jaxbp.window import Window, make_window
 
 _INPUT = "[N, *S, C] with one to three spatial axes,"
@@ -318,7 +309,7 @@ def _tied_max_grad(
 
 def _gathers(window: Window, input_shape: Shape) -> bool:
     """Whether cells are gathered rather than sliced: too many, of places that are known."""
-    return window.cells > UNROLLED and known(*input_shape[1:-1])
+    return window.cells > lowering.UNROLLED and known(*input_shape[1:-1])
 
 
 def _shares(winners: jax.Array, ties: str, dtype: Any) -> jax.Array:

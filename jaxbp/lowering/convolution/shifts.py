@@ -29,7 +29,7 @@ from jax import lax
 from jaxbp.arguments import Shape, aligned, sum_dtype, vary_alike
 from jaxbp.lowering.choice import Row
 from jaxbp.lowering.pieces import sum_pieces
-from jaxbp.lowering.slices import UNROLLED, pad, slices
+from jaxbp.lowering.slices import UNROLLED, dilate, pad, slices
 from jaxbp.window import Window, dilated
 
 # Cells beyond which a padded copy costs less than asking at each cell what lies in the padding.
@@ -83,7 +83,7 @@ def conv_input_grad(
         return _multiply_add([_cells(z, places) for z in cotangents], kernel, dy.dtype)
     full = window.turned
     if set(window.stride) != {1}:
-        cotangents = [_dilate(z, input_shape, window) for z in cotangents]
+        cotangents = [dilate(z, input_shape, window) for z in cotangents]
         nothing = ((0, 0),) * len(size)
         full = full._replace(stride=(1,) * len(size), padding=nothing)
     return _correlate(cotangents, lax.rev(kernel, tuple(range(len(size)))), full)
@@ -211,17 +211,6 @@ def _read(a: jax.Array, at: np.ndarray, counts: np.ndarray, axis: int) -> jax.Ar
     along = [1] * a.ndim
     along[axis] = -1
     return a if counts.all() else jnp.where(counts.reshape(along), a, jnp.zeros((), a.dtype))
-
-
-def _dilate(dy: jax.Array, input_shape: Shape, window: Window) -> jax.Array:
-    """dy with zeros between its places, so that no stride is left, and bordered as (3.7) has it."""
-    config = [(0, 0, 0)]
-    for n, m, span, low, s in zip(
-        input_shape[1:-1], dy.shape[1:-1], window.span, window.low, window.stride, strict=True
-    ):
-        before = span - 1 - low
-        config.append((before, n + span - 1 - dilated(m, s) - before, s - 1))
-    return lax.pad(dy, np.zeros((), dy.dtype), [*config, (0, 0, 0)])
 
 
 def _kernel_grad(x: jax.Array, dy: jax.Array, window: Window) -> jax.Array:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
 from jaxbp.arguments import Shape, sum_dtype
 from jaxbp.lowering.choice import Row, always
-from jaxbp.lowering.slices import UNROLLED, pad
-from jaxbp.window import Window, dilated
+from jaxbp.lowering.slices import UNROLLED, dilate, pad
+from jaxbp.window import Window
 
 
 def sum_pool(x: jax.Array, window: Window) -> jax.Array:
@@ -22,13 +21,7 @@ def sum_pool(x: jax.Array, window: Window) -> jax.Array:
 def sum_pool_grad(dy: jax.Array, input_shape: Shape, window: Window) -> jax.Array:
     """dx[N, *S, C]: each place gets the sum of dy over the windows that it is in."""
     wide = dy.astype(sum_dtype(dy.dtype))
-    config = []
-    for n, m, span, low, stride in zip(
-        input_shape[1:-1], dy.shape[1:-1], window.span, window.low, window.stride, strict=True
-    ):
-        before = span - 1 - low
-        config.append((before, n + span - 1 - dilated(m, stride) - before, stride - 1))
-    wide = lax.pad(wide, jnp.zeros((), wide.dtype), [(0, 0, 0), *config, (0, 0, 0)])
+    wide = dilate(wide, input_shape, window)
     return _sum(wide, window.size, (1,) * len(window.size), window.dilation).astype(dy.dtype)
 
 
